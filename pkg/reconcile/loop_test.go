@@ -1,0 +1,168 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/clustermesh/clustermesh/pkg/state"
+	"github.com/clustermesh/clustermesh/pkg/status"
+)
+
+type rows = map[string]int
+
+func TestDelta(t *testing.T) {
+	tests := []struct {
+		name           string
+		actual, wanted rows
+		set            rows
+		del            []string
+	}{
+		{"nothing", nil, nil, rows{}, nil},
+		{"equal", rows{"a": 1}, rows{"a": 1}, rows{}, nil},
+		{"new, changed, gone", rows{"a": 1, "b": 2, "c": 3}, rows{"a": 1, "b": 9, "d": 4}, rows{"b": 9, "d": 4}, []string{"c"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			set, del := Delta(tt.actual, tt.wanted)
+			if !maps.Equal(set, tt.set) || !slices.Equal(del, tt.del) {
+				t.Errorf("Delta = %v, %v; want %v, %v", set, del, tt.set, tt.del)
+			}
+		})
+	}
+}
+
+// rig is a loop over a fake target, fed from one table, in virtual time.
+type rig struct {
+	table  *state.Table[string, int]
+	target *Fake[string, int]
+	board  *status.Board
+	loop   *Loop[string, int]
+}
+
+func start(t *testing.T, actual rows) *rig {
+	r := &rig{table: state.New[string, int](), target: NewFake(actual), board: status.NewBoard(time.Now)}
+	r.loop = NewLoop("test", r.target, r.table.Snapshot, Options{Board: r.board}, r.table.Subscribe())
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- r.loop.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("Run ended with %v", err)
+		}
+	})
+	return r
+}
+
+func (r *rig) expect(t *testing.T, rows string, log ...string) {
+	t.Helper()
+	synctest.Wait()
+	if got := r.target.String(); got != rows {
+		t.Errorf("target holds %q, want %q", got, rows)
+	}
+	if got := r.target.TakeLog(); !slices.Equal(got, log) {
+		t.Errorf("target was told %q, want %q", got, log)
+	}
+}
+
+// TestRestart: a loop that finds what it wants touches nothing (invariant R1).
+func TestRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, rows{"a": 1})
+		r.table.Replace("src", rows{"a": 1})
+		r.expect(t, "a=1")
+	})
+}
+
+// TestOrphans: what nobody wants stays until every source has spoken, and new
+// rows do not wait for that (invariant R2).
+func TestOrphans(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, rows{"old": 1})
+		r.table.Expect("one", "two")
+		r.table.Replace("one", rows{"a": 1})
+		r.expect(t, "a=1\nold=1", "set a=1")
+		r.table.Replace("two", rows{"b": 2})
+		r.expect(t, "a=1\nb=2", "set b=2", "del old")
+	})
+}
+
+// TestAddBeforeDelete: a row that moves to another key is never missing (R3).
+func TestAddBeforeDelete(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, nil)
+		r.table.Replace("src", rows{"via-a": 1})
+		r.expect(t, "via-a=1", "set via-a=1")
+		r.table.Replace("src", rows{"via-b": 1})
+		r.expect(t, "via-b=1", "set via-b=1", "del via-a")
+	})
+}
+
+// TestFailure: one bad row does not keep the others from their place, shows on
+// the board, and is tried again until it works (R4).
+func TestFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, nil)
+		r.target.Refuse("bad", errors.New("no such device"))
+		r.table.Replace("src", rows{"bad": 1, "good": 2})
+		r.expect(t, "good=2", "set good=2")
+		if got := r.board.Worst(); got != status.Degraded {
+			t.Errorf("board says %v", got)
+		}
+		r.target.Refuse("bad", nil)
+		time.Sleep(maxBackoff * 2)
+		r.expect(t, "bad=1\ngood=2", "set bad=1")
+		if got := r.board.Worst(); got != status.OK {
+			t.Errorf("board says %v", got)
+		}
+	})
+}
+
+// TestMeddling: foreign edits are undone at the next full comparison (R5).
+func TestMeddling(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, nil)
+		r.table.Replace("src", rows{"a": 1, "b": 2})
+		r.expect(t, "a=1\nb=2", "set a=1", "set b=2")
+		r.target.Edit(func(rows map[string]int) { delete(rows, "a"); rows["c"] = 3 })
+		time.Sleep(2 * defaultResync)
+		r.expect(t, "a=1\nb=2", "set a=1", "del c")
+	})
+}
+
+// TestTargetDown: a target that can't be listed is asked again, for ever.
+func TestTargetDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, nil)
+		r.target.Break(errors.New("connection refused"))
+		r.table.Replace("src", rows{"a": 1})
+		time.Sleep(time.Hour)
+		r.expect(t, "")
+		r.target.Break(nil)
+		time.Sleep(2 * maxBackoff)
+		r.expect(t, "a=1", "set a=1")
+	})
+}
+
+// TestSync: Sync returns after a pass that saw what was wanted at the call, with its error.
+func TestSync(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, nil)
+		r.table.Replace("src", rows{"a": 1})
+		if err := r.loop.Sync(t.Context()); err != nil {
+			t.Errorf("Sync: %v", err)
+		}
+		r.expect(t, "a=1", "set a=1")
+		bad := errors.New("table full")
+		r.target.Refuse("b", bad)
+		r.table.Update("src", rows{"b": 2}, nil)
+		if err := r.loop.Sync(t.Context()); !errors.Is(err, bad) {
+			t.Errorf("Sync: %v, want %v", err, bad)
+		}
+	})
+}
