@@ -39,9 +39,10 @@ func (n *Node) writeProgram(path string, data []byte) error {
 	return os.Chmod(filepath.Join(root, path), 0o755)
 }
 
-// bridge installs the CNI bridge plugin on every node and routes between them.
-// There is no masquerade: nothing leads out, and source addresses must survive.
-func (l *Lab) bridge(ctx context.Context) error {
+// installBridges installs the CNI bridge plugin on every running node and routes
+// between them. There is no masquerade: nothing leads out, and source addresses
+// must survive.
+func (l *Lab) installBridges(ctx context.Context) error {
 	for _, c := range l.Clusters {
 		for _, n := range c.Nodes {
 			if !n.Running() {
@@ -51,12 +52,6 @@ func (l *Lab) bridge(ctx context.Context) error {
 				return err
 			}
 		}
-	}
-	for _, c := range l.Clusters {
-		if err := c.WaitReady(ctx, 2*time.Minute); err != nil {
-			return err
-		}
-		l.progress.step("%s: nodes ready with the bridge plugin", c.Name)
 	}
 	return nil
 }

@@ -65,7 +65,7 @@ type Config struct {
 	// NoNodeCIDRs keeps the controller-manager from giving nodes a pod CIDR.
 	NoNodeCIDRs bool `json:"noNodeCIDRs,omitempty"`
 	// Images are archives that every node imports before anything can run.
-	Images []string `json:"-"`
+	Images []string `json:"images,omitempty"`
 	// Fresh takes down what is there by this name first.
 	Fresh bool `json:"-"`
 	// Out receives one line per step; default none.

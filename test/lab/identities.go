@@ -35,14 +35,24 @@ func (c *Cluster) ensurePKI() error {
 	return nil
 }
 
-// ensureNodePKI issues the node's kubelet certificate: a client's towards the API
-// server, a server's for logs and exec.
+// ensureNodePKI issues the node's kubelet certificate unless there is one.
 func (c *Cluster) ensureNodePKI(n *Node) error {
-	return c.pki().ensure(identity{
+	return c.pki().ensure(n.identity())
+}
+
+// issueNodePKI issues a new one, for new addresses.
+func (c *Cluster) issueNodePKI(n *Node) error {
+	return c.pki().issue(n.identity())
+}
+
+// identity is the kubelet's: a client's towards the API server, a server's for
+// logs and exec.
+func (n *Node) identity() identity {
+	return identity{
 		name:   n.Name,
 		user:   "system:node:" + n.Name,
 		groups: []string{"system:nodes"},
 		dns:    []string{n.Name},
 		ips:    n.Addrs.List(),
-	})
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -48,7 +49,8 @@ func (l *Lab) writeOwnImages() error {
 	})
 }
 
-// Import gives archives to every running node. Archives a node has are skipped.
+// Import gives archives to every running node, and to those that join later.
+// Archives a node has are skipped.
 func (l *Lab) Import(ctx context.Context, archives ...string) error {
 	group, gctx := errgroup.WithContext(ctx)
 	for _, c := range l.Clusters {
@@ -58,7 +60,15 @@ func (l *Lab) Import(ctx context.Context, archives ...string) error {
 			}
 		}
 	}
-	return group.Wait()
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	for _, path := range archives {
+		if !slices.Contains(l.cfg.Images, path) {
+			l.cfg.Images = append(l.cfg.Images, path)
+		}
+	}
+	return l.save(true)
 }
 
 // importImages streams archives into the node's containerd: their paths may not

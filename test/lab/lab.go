@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -161,8 +162,14 @@ func (l *Lab) start(ctx context.Context) error {
 		return err
 	}
 	if l.cfg.CNI == Bridge {
-		if err := l.bridge(ctx); err != nil {
+		if err := l.installBridges(ctx); err != nil {
 			return err
+		}
+		for _, c := range l.Clusters {
+			if err := c.WaitReady(ctx, 2*time.Minute); err != nil {
+				return err
+			}
+			l.progress.step("%s: nodes ready with the bridge plugin", c.Name)
 		}
 	}
 	return l.save(true)

@@ -27,6 +27,7 @@ func (e *env) command() *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&e.name, "name", "lab", "the lab's name; several labs live side by side")
 	root.AddCommand(e.up(), e.down(), e.status(), e.exec(), e.kubeconfig())
+	root.AddCommand(e.faults()...)
 	return root
 }
 

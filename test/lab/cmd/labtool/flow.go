@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strconv"
@@ -39,6 +40,7 @@ type flowOptions struct {
 	udp      bool
 	interval time.Duration
 	duration time.Duration
+	stdin    bool
 }
 
 func parseFlow(args []string) (flowOptions, error) {
@@ -48,6 +50,7 @@ func parseFlow(args []string) (flowOptions, error) {
 	f.BoolVar(&o.udp, "udp", false, "UDP instead of one TCP connection")
 	f.DurationVar(&o.interval, "interval", 5*time.Millisecond, "between messages")
 	f.DurationVar(&o.duration, "duration", 10*time.Second, "of the whole flow; a signal ends it sooner")
+	f.BoolVar(&o.stdin, "stdin", false, "end when standard input ends: kubectl exec passes no signals")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
@@ -75,6 +78,12 @@ func flow(ctx context.Context, args []string) error {
 	defer conn.Close()
 	ctx, cancel := context.WithTimeout(ctx, o.duration)
 	defer cancel()
+	if o.stdin {
+		go func() {
+			_, _ = io.Copy(io.Discard, os.Stdin)
+			cancel()
+		}()
+	}
 	t := &tally{result: flowResult{Protocol: network}, answered: map[int]bool{}}
 	t.exchange(ctx, conn, o)
 	return printJSON(t.finish(conn))

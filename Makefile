@@ -1,0 +1,52 @@
+# make demo        two real clusters, one mesh, step by step
+# make demo-down   take them down again
+# make test        every test of the project
+# make bench       figures and their targets (ONLY=<prefix> for a part)
+# make generate    rebuild what is generated; make golden rewrites golden files
+# make help        the rest
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export CGO_ENABLED ?= 0
+GO ?= go
+
+include charts/images.mk
+include test/lab/lab.mk
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: help demo demo-down test unit e2e lint bench golden fuzz
+
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-12s %s\n", $$1, $$2}'
+
+demo: lab-deps lab-build images ## boot two clusters, install, connect, show that pods reach pods
+	$(GO) run ./test/demo up
+
+demo-down: ## take the demo's clusters down
+	$(GO) run ./test/demo down
+
+test: lab-deps lab-build images lint unit e2e ## every test of the project
+
+lint: ## gofmt, go vet, staticcheck
+	@bad=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$bad" ] || { echo "gofmt would change:"; echo "$$bad"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+# The race detector needs cgo. Kernel tests make their own network namespaces.
+unit: ## unit, kernel and contract tests, with the race detector
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v -e /test/e2e -e /test/lab$$)
+
+e2e: ## the lab's own tests, then the product on real clusters
+	$(GO) test -v -timeout 40m -p 1 ./test/lab ./test/e2e 2>&1 | grep -v -e '^=== ' ; exit $${PIPESTATUS[0]}
+
+bench: lab-deps lab-build images ## print the figures, write bin/bench.json
+	$(GO) run ./test/bench -only '$(ONLY)' -out bin/bench.json
+
+golden: ## rewrite golden files
+	$(GO) test ./pkg/wire ./cmd/clustermesh -update
+
+FUZZTIME ?= 30s
+fuzz: ## run every fuzz test for FUZZTIME
+	@set -e; for p in $$($(GO) list ./...); do for f in $$(grep -hoE '^func Fuzz[A-Za-z]+' $$($(GO) list -f '{{.Dir}}' $$p)/*_test.go 2>/dev/null | sed 's/func //'); do \
+		echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; done; done

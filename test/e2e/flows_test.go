@@ -1,0 +1,160 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/clustermesh/clustermesh/test/fixture"
+	"github.com/clustermesh/clustermesh/test/lab"
+)
+
+// flowResult is what labtool flow prints.
+type flowResult struct {
+	Protocol       string
+	Sent, Received int
+	Lost           int
+	Retransmits    int
+	MaxGapMs       float64
+	Broken         string
+	SendErrors     int
+}
+
+// flows are long-lived flows between pods; each pair has one TCP connection and
+// one UDP exchange, by the first family. They run until check closes their
+// standard input.
+type flows struct {
+	wait    sync.WaitGroup
+	inputs  []io.Closer
+	mu      sync.Mutex
+	results map[string]flowResult // guarded by mu
+	errs    []error               // guarded by mu
+}
+
+func startFlows(t *testing.T, m *fixture.Mesh, pairs [][2]fixture.Pod) *flows {
+	t.Helper()
+	f := &flows{results: map[string]flowResult{}}
+	t.Cleanup(f.end)
+	started := make(chan struct{}, 2*len(pairs))
+	for _, p := range pairs {
+		for _, mode := range []string{"--udp=false", "--udp=true"} {
+			cmd, err := m.Stream(t.Context(), p[0], "/bin/labtool", "flow", "--to", p[1].IPs.All()[0].String(),
+				"--interval", "10ms", "--duration", "10m", "--stdin", mode)
+			must(t, err)
+			in, err := cmd.StdinPipe()
+			must(t, err)
+			f.inputs = append(f.inputs, in)
+			f.wait.Go(func() { f.run(cmd, fmt.Sprintf("%s to %s %s", p[0], p[1], mode), started) })
+		}
+	}
+	for range 2 * len(pairs) {
+		select {
+		case <-started:
+		case <-time.After(30 * time.Second):
+			f.end()
+			t.Fatalf("flows did not start: %v", f.errs)
+		}
+	}
+	return f
+}
+
+func (f *flows) end() {
+	for _, in := range f.inputs {
+		_ = in.Close()
+	}
+	f.wait.Wait()
+}
+
+func (f *flows) run(cmd *exec.Cmd, name string, started chan<- struct{}) {
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &firstLine{started: started}
+	err := cmd.Run()
+	var r flowResult
+	if jerr := json.Unmarshal(out.Bytes(), &r); jerr != nil && err == nil {
+		err = jerr
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.results[name] = r
+	if err != nil {
+		f.errs = append(f.errs, fmt.Errorf("%s: %w, said %q", name, err, out.String()))
+	}
+}
+
+// firstLine reports the first write.
+type firstLine struct {
+	once    sync.Once
+	started chan<- struct{}
+}
+
+func (l *firstLine) Write(b []byte) (int, error) {
+	l.once.Do(func() { l.started <- struct{}{} })
+	return len(b), nil
+}
+
+// check ends the flows: no message lost, none sent twice, nothing reset.
+func (f *flows) check(t *testing.T) {
+	t.Helper()
+	f.end()
+	for _, err := range f.errs {
+		t.Error(err)
+	}
+	for name, r := range f.results {
+		if r.Lost > 0 || r.Broken != "" || r.SendErrors > 0 || r.Sent < 50 {
+			t.Errorf("%s: %+v; want every one of at least 50 messages answered", name, r)
+		}
+		t.Logf("%s: %d messages, longest gap %.0f ms, %d retransmits", name, r.Sent, r.MaxGapMs, r.Retransmits)
+	}
+}
+
+// routeWatch collects what the kernel says of changes to routes to other nodes.
+type routeWatch struct {
+	name string
+	cmd  *exec.Cmd
+	out  bytes.Buffer
+	stop context.CancelFunc
+}
+
+func watchRoutes(t *testing.T, n *lab.Node) *routeWatch {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	w := &routeWatch{name: n.Name, stop: cancel}
+	w.cmd = exec.CommandContext(ctx, "ip", "-n", n.Netns(), "monitor", "route")
+	w.cmd.Stdout = &w.out
+	must(t, w.cmd.Start())
+	t.Cleanup(func() { cancel(); _ = w.cmd.Wait() })
+	return w
+}
+
+// check ends the watch: no route to another node's pods was touched. Routes of
+// single pods come and go with the pods.
+func (w *routeWatch) check(t *testing.T) {
+	t.Helper()
+	w.stop()
+	_ = w.cmd.Wait()
+	for line := range strings.Lines(w.out.String()) {
+		if strings.Contains(line, "table 7473") && !strings.Contains(line, "dev cm") {
+			t.Errorf("%s: route changed: %s", w.name, strings.TrimSpace(line))
+		}
+	}
+}
+
+// killAndWait kills a process on a node with SIGKILL, waits until another one
+// runs, and then until ready says yes.
+func killAndWait(t *testing.T, n *lab.Node, process string, ready func() error) {
+	t.Helper()
+	must(t, n.Kill(t.Context(), process))
+	eventually(t, 90*time.Second, func() error {
+		if len(n.PIDs(process)) == 0 {
+			return fmt.Errorf("%s of %s has not come back", process, n.Name)
+		}
+		return ready()
+	})
+}
