@@ -3,6 +3,7 @@ package wire
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -51,6 +52,12 @@ func (e *encoder) labels(n protowire.Number, m map[string]string) {
 	}
 }
 
+// What an identity's row can be beside garbled.
+var (
+	ErrForeign  = errors.New("identity of another cluster or namespace")
+	ErrIdentity = errors.New("identity whose number does not follow from its labels")
+)
+
 // DecodeIdentity reads what Identity.Encode wrote. It refuses a row whose
 // number does not follow from it, and one that is not in canonical form.
 func DecodeIdentity(cluster, ns string, id uint64, value []byte) (Identity, error) {
@@ -75,9 +82,9 @@ func DecodeIdentity(cluster, ns string, id uint64, value []byte) (Identity, erro
 	case nsLabels.half || labels.half:
 		return Identity{}, fmt.Errorf("label %q has no value", nsLabels.key+labels.key)
 	case i.Cluster != cluster || i.Namespace != ns:
-		return Identity{}, fmt.Errorf("identity is of %s/%s, its key of %s/%s", i.Cluster, i.Namespace, cluster, ns)
+		return Identity{}, fmt.Errorf("%w: it is of %s/%s, its key of %s/%s", ErrForeign, i.Cluster, i.Namespace, cluster, ns)
 	case i.ID() != id:
-		return Identity{}, fmt.Errorf("identity is %s, its key says %s", FormatID(i.ID()), FormatID(id))
+		return Identity{}, fmt.Errorf("%w: it is %s, its key says %s", ErrIdentity, FormatID(i.ID()), FormatID(id))
 	}
 	return i, nil
 }

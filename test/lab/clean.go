@@ -21,7 +21,7 @@ func Down(ctx context.Context, dir, name string) error {
 	if err != nil {
 		return err
 	}
-	unlock, err := lockLab(cfg.Dir, cfg.Name)
+	unlock, err := lockLab(ctx, cfg.Dir, cfg.Name)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 )
@@ -102,6 +103,9 @@ func (c Config) withDefaults() Config {
 	}
 	set(&c.Name, "lab")
 	set(&c.Dir, DefaultDir())
+	if dir, err := filepath.Abs(c.Dir); err == nil {
+		c.Dir = dir
+	}
 	set((*string)(&c.Fabric), string(Shared))
 	set((*string)(&c.Stack), string(Dual))
 	set(&c.KubeProxy, "nftables")

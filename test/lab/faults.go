@@ -151,6 +151,7 @@ func (l *Lab) ends(name string) ([]*Node, error) {
 
 func (l *Lab) nft(ctx context.Context, script string) error {
 	cmd := exec.CommandContext(ctx, "nsenter", "--net="+netnsPath(l.FabricNetns()), "--", "nft", "-f", "-")
+	cmd.Env = []string{"PATH=" + toolPath}
 	cmd.Stdin = strings.NewReader(script)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("run nft in %s: %w: %s", l.FabricNetns(), err, lastLines(string(out)))

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"debug/elf"
 	"fmt"
 	"io"
 	"os"
@@ -35,18 +36,40 @@ func (l *Lab) writeOwnImages() error {
 	if err := image.Write(l.imagePath("pause"), pauseImage, pause, image.Config{Entrypoint: []string{"/pause"}}); err != nil {
 		return err
 	}
-	files := []image.File{
-		{HostPath: l.ownBin("labtool"), Name: "/bin/labtool"},
-		{HostPath: "/bin/busybox", Name: "/bin/busybox"},
-	}
-	for _, applet := range strings.Fields("sh ls cat ip ping ping6 nc wget ps vi env sleep traceroute") {
-		files = append(files, image.File{Name: "/bin/" + applet, Link: "busybox"})
-	}
+	files := append(shell(), image.File{HostPath: l.ownBin("labtool"), Name: "/bin/labtool"})
 	return image.Write(l.imagePath("labtool"), ToolImage, files, image.Config{
 		Entrypoint: []string{"/bin/labtool"},
 		Cmd:        []string{"serve"},
 		Env:        []string{"PATH=/bin"},
 	})
+}
+
+// shell is busybox for people who look around in a pod, if the machine has it as
+// a static program; nothing needs it.
+func shell() []image.File {
+	path, err := findTool("busybox")
+	if err != nil || !static(path) {
+		return nil
+	}
+	files := []image.File{{HostPath: path, Name: "/bin/busybox"}}
+	for _, applet := range strings.Fields("sh ls cat ip ping nc wget ps vi env sleep traceroute") {
+		files = append(files, image.File{Name: "/bin/" + applet, Link: "busybox"})
+	}
+	return files
+}
+
+func static(path string) bool {
+	f, err := elf.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	for _, prog := range f.Progs {
+		if prog.Type == elf.PT_INTERP {
+			return false
+		}
+	}
+	return true
 }
 
 // Import gives archives to every running node, and to those that join later.

@@ -62,13 +62,16 @@ func Up(ctx context.Context, cfg Config) (*Lab, error) {
 	if err := checkMachine(cfg.Dir); err != nil {
 		return nil, err
 	}
-	unlock, err := lockLab(cfg.Dir, cfg.Name)
+	unlock, err := lockLab(ctx, cfg.Dir, cfg.Name)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
 	p := newProgress(cfg.Out)
-	parts, err := BuildParts(ctx, p)
+	if err := allowWatches(p); err != nil {
+		return nil, err
+	}
+	parts, err := buildParts(ctx, p)
 	if err != nil {
 		return nil, err
 	}

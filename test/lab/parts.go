@@ -2,17 +2,13 @@ package lab
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"time"
 )
 
 // Versions of the parts that are not pinned by a go.mod of test/kube.
@@ -76,7 +72,11 @@ func kubeNames() []string {
 // BuildParts builds what is missing, one part after the other: each alone keeps
 // every core busy, and together they would want more memory than small machines
 // have.
-func BuildParts(ctx context.Context, p *progress) (Parts, error) {
+func BuildParts(ctx context.Context, out io.Writer) (Parts, error) {
+	return buildParts(ctx, newProgress(out))
+}
+
+func buildParts(ctx context.Context, p *progress) (Parts, error) {
 	parts, err := findParts()
 	if err != nil {
 		return Parts{}, err
@@ -144,86 +144,4 @@ func (p Parts) build(ctx context.Context, out *progress, source string, part par
 		}
 	}
 	return nil
-}
-
-// runShowingTime runs cmd with a line at its begin, every 15 seconds, and at its end.
-func runShowingTime(cmd *exec.Cmd, out *progress, what string) error {
-	var output strings.Builder
-	cmd.Stdout, cmd.Stderr = &output, &output
-	out.step("%s", what)
-	start := time.Now()
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
-	tick := time.NewTicker(15 * time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case err := <-done:
-			if err != nil {
-				return fmt.Errorf("%s: %w: %s", what, err, lastLines(output.String()))
-			}
-			out.step("%s: done in %.0f s", what, time.Since(start).Seconds())
-			return nil
-		case <-tick.C:
-			out.step("%s: still at it after %.0f s", what, time.Since(start).Seconds())
-		}
-	}
-}
-
-// findParts says where the programs are or will be: outside the clone, so that a
-// second clone need not link them again, and by a hash of all that goes into them.
-func findParts() (Parts, error) {
-	if dir := os.Getenv("LAB_BIN"); dir != "" {
-		return Parts{dir}, nil
-	}
-	source, err := kubeSource()
-	if err != nil {
-		return Parts{}, err
-	}
-	hash := sha256.New()
-	fmt.Fprintln(hash, runtime.Version(), runtime.GOARCH, kubeParts())
-	for _, name := range []string{"go.mod", "go.sum", "main.go", "etcd/go.mod", "etcd/go.sum", "etcd/main.go"} {
-		f, err := os.Open(filepath.Join(source, name))
-		if err != nil {
-			return Parts{}, fmt.Errorf("hash sources of the lab's programs: %w", err)
-		}
-		_, err = io.Copy(hash, f)
-		f.Close()
-		if err != nil {
-			return Parts{}, fmt.Errorf("hash sources of the lab's programs: %w", err)
-		}
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return Parts{}, fmt.Errorf("find cache directory: %w", err)
-	}
-	return Parts{filepath.Join(cache, "clustermesh-lab", hex.EncodeToString(hash.Sum(nil))[:16], "bin")}, nil
-}
-
-func hashOf(r io.Reader) (string, error) {
-	hash := sha256.New()
-	if _, err := io.Copy(hash, r); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(hash.Sum(nil)), nil
-}
-
-// moduleDir is the root of the clone we run in.
-func moduleDir() (string, error) {
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/clustermesh/clustermesh").Output()
-	if err != nil {
-		return "", fmt.Errorf("find the clone of clustermesh: run this inside it: %w", err)
-	}
-	return strings.TrimSpace(string(out)), nil
-}
-
-func kubeSource() (string, error) {
-	dir, err := moduleDir()
-	if err != nil {
-		return "", err
-	}
-	return filepath.Join(dir, "test", "kube"), nil
 }

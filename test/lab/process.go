@@ -103,7 +103,7 @@ func (n *Node) command(ctx context.Context, argv ...string) (*exec.Cmd, error) {
 	enter := []string{"-t", strconv.Itoa(pid), "-m", "-u", "-n", "--"}
 	cmd := exec.CommandContext(ctx, "nsenter", append(enter, argv...)...)
 	cmd.Env = []string{
-		"PATH=" + nodeBin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"PATH=" + nodeBin + ":" + toolPath,
 		"HOME=/root", "KUBECONFIG=/etc/kubernetes/admin.kubeconfig", "TERM=" + os.Getenv("TERM"),
 	}
 	return cmd, nil

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -108,28 +110,40 @@ func (c Config) differs(wanted Config) string {
 
 // lockLab keeps two processes from building or tearing down one lab at once. The
 // lock dies with its process.
-func lockLab(dir, name string) (unlock func(), err error) {
-	root := filepath.Join(dir, name)
-	for {
-		if err := os.MkdirAll(root, 0o755); err != nil {
-			return nil, fmt.Errorf("make lab directory: %w", err)
-		}
-		f, err := os.Open(root)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("lock lab %s: %w", name, err)
-		}
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-			f.Close()
-			return nil, fmt.Errorf("lock lab %s: %w", name, err)
-		}
-		if sameFile(f, root) {
-			return func() { f.Close() }, nil
-		}
-		f.Close() // it was taken down while we waited
+func lockLab(ctx context.Context, dir, name string) (unlock func(), err error) {
+	var f *os.File
+	what := "another process to be done with lab " + name
+	err = poll(ctx, 15*time.Minute, what, func() (bool, error) {
+		f, err = tryLock(filepath.Join(dir, name))
+		return f != nil, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lock lab %s: %w", name, err)
 	}
+	return func() { f.Close() }, nil
+}
+
+// tryLock gives the directory, locked, or nil while another process has it.
+func tryLock(root string) (*os.File, error) {
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // taken down just now
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil && sameFile(f, root) {
+		return f, nil
+	}
+	f.Close()
+	if err == nil || errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, nil
+	}
+	return nil, err
 }
 
 func sameFile(f *os.File, path string) bool {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os/exec"
+	"strings"
 	"sync"
 	"time"
 )
@@ -44,4 +46,31 @@ func (p *progress) step(format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	fmt.Fprintf(p.out, "%6.1fs  %s\n", time.Since(p.start).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// runShowingTime runs cmd with a line at its begin, every 15 seconds, and at its end.
+func runShowingTime(cmd *exec.Cmd, out *progress, what string) error {
+	var output strings.Builder
+	cmd.Stdout, cmd.Stderr = &output, &output
+	out.step("%s", what)
+	start := time.Now()
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	tick := time.NewTicker(15 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-done:
+			if err != nil {
+				return fmt.Errorf("%s: %w: %s", what, err, lastLines(output.String()))
+			}
+			out.step("%s: done in %.0f s", what, time.Since(start).Seconds())
+			return nil
+		case <-tick.C:
+			out.step("%s: still at it after %.0f s", what, time.Since(start).Seconds())
+		}
+	}
 }

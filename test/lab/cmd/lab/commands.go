@@ -26,12 +26,28 @@ func (e *env) command() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.PersistentFlags().StringVar(&e.name, "name", "lab", "the lab's name; several labs live side by side")
-	root.AddCommand(e.up(), e.down(), e.status(), e.exec(), e.kubeconfig())
+	root.AddCommand(e.build(), e.up(), e.down(), e.status(), e.exec(), e.kubeconfig())
 	root.AddCommand(e.faults()...)
 	return root
 }
 
 func (e *env) open() (*lab.Lab, error) { return lab.Open("", e.name) }
+
+func (e *env) build() *cobra.Command {
+	return &cobra.Command{
+		Use:   "build",
+		Short: "Build Kubernetes and the other programs of a lab, unless they are there",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			parts, err := lab.BuildParts(cmd.Context(), e.out)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(e.out, "programs:", parts.Dir)
+			return nil
+		},
+	}
+}
 
 func (e *env) up() *cobra.Command {
 	var clusters []string

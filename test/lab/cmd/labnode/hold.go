@@ -46,7 +46,7 @@ func hold(arg string) error {
 // changes on top, /run, /var/log and /var/lib of the node's own, and /sys of the
 // node's network namespace with its own bpffs.
 func makeTree(s spec) error {
-	for _, step := range []func(spec) error{mountOverlays, mountSys, mountRun, mountVar} {
+	for _, step := range []func(spec) error{mountOverlays, mountSysctls, mountSys, mountRun, mountVar} {
 		if err := step(s); err != nil {
 			return err
 		}
@@ -60,6 +60,9 @@ func makeTree(s spec) error {
 }
 
 func mountOverlays(s spec) error {
+	if err := hideMachines(s); err != nil {
+		return err
+	}
 	for _, name := range []string{"etc", "opt"} {
 		upper := filepath.Join(s.Dir, name+"-upper")
 		work := filepath.Join(s.Dir, name+"-work")
@@ -75,6 +78,42 @@ func mountOverlays(s spec) error {
 		return err
 	}
 	return bind(s.BinFrom, s.BinTo)
+}
+
+// hideMachines keeps the machine's own Kubernetes, should it have one, out of the
+// node: these directories begin empty.
+func hideMachines(s spec) error {
+	for _, name := range []string{"etc-upper/cni", "etc-upper/containerd", "etc-upper/kubernetes", "opt-upper/cni"} {
+		dir := filepath.Join(s.Dir, name)
+		if err := mkdirs(dir); err != nil {
+			return err
+		}
+		if err := unix.Setxattr(dir, "trusted.overlay.opaque", []byte("y"), 0); err != nil {
+			return fmt.Errorf("make %s opaque: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+// mountSysctls shows kubelet the machine-wide settings it insists on, so that it
+// does not set them on the machine.
+func mountSysctls(s spec) error {
+	for name, value := range map[string]string{
+		"vm/overcommit_memory": "1", "vm/panic_on_oom": "0", "kernel/panic": "10", "kernel/panic_on_oops": "1",
+		"kernel/keys/root_maxkeys": "1000000", "kernel/keys/root_maxbytes": "25000000",
+	} {
+		from := filepath.Join(s.Dir, "sysctl", name)
+		if err := mkdirs(filepath.Dir(from)); err != nil {
+			return err
+		}
+		if err := os.WriteFile(from, []byte(value+"\n"), 0o644); err != nil {
+			return fmt.Errorf("write sysctl: %w", err)
+		}
+		if err := bind(from, filepath.Join("/proc/sys", name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func mountSys(s spec) error {

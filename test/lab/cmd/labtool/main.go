@@ -2,7 +2,8 @@
 //
 //	labtool serve                HTTP :8080, UDP echo :8081, TCP echo :8082; both families
 //	labtool get URL              one HTTP request
-//	labtool udp HOST[:PORT]      one UDP exchange: who saw whom, over how many hops
+//	labtool udp [--timeout 2s] HOST[:PORT]
+//	                             one UDP exchange: who saw whom, over how many hops
 //	labtool flow --to HOST[:PORT] [--udp] [--interval 5ms] [--duration 10s]
 //	                             one long flow of numbered messages: what was lost, and the gaps
 //	labtool sleep                nothing, until killed
@@ -22,7 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const usage = "usage: labtool serve | get URL | udp HOST[:PORT] | flow --to HOST[:PORT] [--udp] [--interval D] [--duration D] | sleep"
+const usage = "usage: labtool serve | get URL | udp [--timeout D] HOST[:PORT] | flow --to HOST[:PORT] [--udp] [--interval D] [--duration D] | sleep"
 
 // The ports serve listens on.
 const (
@@ -49,8 +50,8 @@ func run(ctx context.Context, args []string) error {
 		return serve(ctx)
 	case verb == "get" && len(args) == 2:
 		return get(ctx, args[1])
-	case verb == "udp" && len(args) == 2:
-		return udp(ctx, args[1])
+	case verb == "udp":
+		return udp(args[1:])
 	case verb == "flow":
 		return flow(ctx, args[1:])
 	case verb == "sleep":

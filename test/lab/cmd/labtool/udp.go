@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"time"
@@ -104,8 +106,20 @@ type udpResult struct {
 	Hops int `json:"hops"`
 }
 
-// udp sends one datagram and waits for the answer, for two seconds.
-func udp(_ context.Context, host string) error {
+// udp sends one datagram and waits for the answer.
+func udp(args []string) error {
+	f := flag.NewFlagSet("udp", flag.ContinueOnError)
+	timeout := f.Duration("timeout", 2*time.Second, "how long to wait for the answer")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	if f.NArg() != 1 {
+		return errors.New("udp: give one HOST[:PORT]")
+	}
+	return askUDP(f.Arg(0), *timeout)
+}
+
+func askUDP(host string, timeout time.Duration) error {
 	address, err := net.ResolveUDPAddr("udp", endpoint(host, udpPort))
 	if err != nil {
 		return err
@@ -119,7 +133,7 @@ func udp(_ context.Context, host string) error {
 		return err
 	}
 	start := time.Now()
-	if err := conn.SetDeadline(start.Add(2 * time.Second)); err != nil {
+	if err := conn.SetDeadline(start.Add(timeout)); err != nil {
 		return err
 	}
 	if _, err := conn.Write([]byte("hello")); err != nil {

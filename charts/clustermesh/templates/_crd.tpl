@@ -1,0 +1,30 @@
+{{- /* Schemas that the CRD uses several times. */}}
+{{- define "clustermesh.crd.endpoint" -}}
+type: string
+maxLength: 262
+pattern: '^([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\]):[0-9]{1,5}$'
+x-kubernetes-validations:
+  - rule: int(self.substring(self.lastIndexOf(':') + 1)) >= 1 && int(self.substring(self.lastIndexOf(':') + 1)) <= 65535
+    message: "must be host:port with a port from 1 to 65535, for example 192.0.2.1:7473 or [2001:db8::1]:7473"
+{{- end }}
+
+{{- define "clustermesh.crd.cidr" -}}
+type: string
+maxLength: 43
+x-kubernetes-validations:
+  - rule: isCIDR(self) && cidr(self) == cidr(self).masked()
+    message: must be a network in CIDR notation without host bits, for example 10.2.0.0/16 or 2001:db8:2::/48
+{{- end }}
+
+{{- define "clustermesh.crd.namespaces" -}}
+type: array
+maxItems: 4096
+x-kubernetes-list-type: set
+items: {type: string, maxLength: 63, pattern: '^[a-z0-9]([-a-z0-9]*[a-z0-9])?$'}
+{{- end }}
+
+{{- define "clustermesh.crd.duration" -}}
+type: string
+maxLength: 32
+pattern: '^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$'
+{{- end }}

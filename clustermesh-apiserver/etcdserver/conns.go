@@ -1,0 +1,169 @@
+package etcdserver
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+
+	"github.com/clustermesh/clustermesh/pkg/pki"
+)
+
+// conn is a connection whose client has proven who it is.
+type conn struct {
+	net.Conn
+	front *Front
+	id    pki.Identity
+	chain []*x509.Certificate
+	once  sync.Once
+}
+
+// Close implements net.Conn.
+func (c *conn) Close() error {
+	c.once.Do(func() { c.front.forget(c) })
+	return c.Conn.Close()
+}
+
+// authInfo is what a handshake leaves for the interceptors.
+type authInfo struct {
+	credentials.TLSInfo
+	id pki.Identity
+}
+
+// creds are TLS credentials that keep count of who is connected.
+type creds struct {
+	credentials.TransportCredentials
+	front *Front
+}
+
+func (f *Front) credentials() credentials.TransportCredentials {
+	return creds{credentials.NewTLS(pki.ServerConfig(f.opt.Trust, f.opt.Now)), f}
+}
+
+// ServerHandshake implements credentials.TransportCredentials.
+func (c creds) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	secure, info, err := c.TransportCredentials.ServerHandshake(raw)
+	if err != nil {
+		c.front.opt.Meter.Refused("handshake")
+		c.front.opt.Log.Debug("client refused", "remote", raw.RemoteAddr(), "error", err)
+		return nil, nil, err
+	}
+	tlsInfo, ok := info.(credentials.TLSInfo)
+	if !ok {
+		return nil, nil, errors.Join(fmt.Errorf("handshake gave %T", info), secure.Close())
+	}
+	tracked, err := c.front.admit(secure, tlsInfo.State.PeerCertificates)
+	if err != nil {
+		return nil, nil, errors.Join(err, secure.Close())
+	}
+	return tracked, authInfo{tlsInfo, tracked.id}, nil
+}
+
+// Clone implements credentials.TransportCredentials.
+func (c creds) Clone() credentials.TransportCredentials {
+	return creds{c.TransportCredentials.Clone(), c.front}
+}
+
+// admit registers a connection and then looks at its certificate: in this order,
+// so that one whose trust ends meanwhile is found either here or by Recheck.
+func (f *Front) admit(secure net.Conn, chain []*x509.Certificate) (*conn, error) {
+	c := &conn{Conn: secure, front: f, chain: chain}
+	id, err := f.identify(chain)
+	if err != nil {
+		f.opt.Meter.Refused("revoked")
+		return nil, err
+	}
+	c.id = id
+	if err := f.register(c); err != nil {
+		f.opt.Meter.Refused("connections")
+		return nil, err
+	}
+	f.opt.Meter.Connections(id.Role, 1)
+	if _, err := f.identify(chain); err != nil {
+		f.opt.Meter.Refused("revoked")
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+func (f *Front) register(c *conn) error {
+	limit := maxConnsPerPeer
+	if c.id.Role == pki.RoleAgent {
+		limit = maxConnsPerAgents
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for other := range f.conns {
+		if other.id == c.id {
+			n++
+		}
+	}
+	if n >= limit {
+		return fmt.Errorf("%s has %d connections already", c.id, n)
+	}
+	f.conns[c] = struct{}{}
+	return nil
+}
+
+func (f *Front) forget(c *conn) {
+	f.mu.Lock()
+	_, known := f.conns[c]
+	delete(f.conns, c)
+	f.mu.Unlock()
+	if known {
+		f.opt.Meter.Connections(c.id.Role, -1)
+	}
+}
+
+func (f *Front) identify(chain []*x509.Certificate) (pki.Identity, error) {
+	t := f.opt.Trust()
+	if t == nil {
+		return pki.Identity{}, errors.New("mesh API server trusts nobody yet")
+	}
+	return t.Identify(chain, f.opt.Now())
+}
+
+// Recheck closes every connection whose certificate is not accepted any more.
+// Call it after the trust has changed: etcd asks for permission only when a
+// watch begins, so a watch must not outlive the trust it began with.
+func (f *Front) Recheck() {
+	f.mu.Lock()
+	all := make([]*conn, 0, len(f.conns))
+	for c := range f.conns {
+		all = append(all, c)
+	}
+	f.mu.Unlock()
+	for _, c := range all {
+		if _, err := f.identify(c.chain); err != nil {
+			f.opt.Log.Info("connection ended", "client", c.id.String(), "remote", c.RemoteAddr(), "reason", err)
+			_ = c.Close() // it may be closed already
+		}
+	}
+}
+
+// Conns is the number of connections by client.
+func (f *Front) Conns() map[pki.Identity]int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := map[pki.Identity]int{}
+	for c := range f.conns {
+		out[c.id]++
+	}
+	return out
+}
+
+// caller is whose connection a request came on.
+func caller(ctx context.Context) (pki.Identity, bool) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return pki.Identity{}, false
+	}
+	info, ok := p.AuthInfo.(authInfo)
+	return info.id, ok
+}

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/clustermesh/clustermesh/pkg/config"
+	"github.com/clustermesh/clustermesh/pkg/kube"
+	"github.com/clustermesh/clustermesh/pkg/mesh"
+	"github.com/clustermesh/clustermesh/pkg/model"
+	"github.com/clustermesh/clustermesh/pkg/state"
+)
+
+// meshPrefix says that pods of a cluster live in a range.
+type meshPrefix struct {
+	Cluster string       `json:"cluster"`
+	Prefix  netip.Prefix `json:"prefix"`
+}
+
+// The sources of mesh prefixes beside kube.Source, the Peer objects.
+const (
+	sourceConfig  = "config"  // our own cluster's
+	sourceJournal = "journal" // what the Peer objects said before the last restart
+)
+
+// meshPrefixes knows the pod ranges of the whole mesh, from configuration and
+// Peer objects, and keeps them in a file: packets to a mesh prefix must never
+// be masqueraded or leave by the default route, not even on a node that boots
+// with no API server in reach.
+type meshPrefixes struct {
+	log     *slog.Logger
+	cluster config.Cluster
+	path    string
+	peers   *state.Table[string, kube.Peer]
+	table   *state.Table[meshPrefix, struct{}]
+	nodes   *state.Table[model.NodeKey, model.Node]
+	ready   atomic.Bool
+}
+
+func newMeshPrefixes(log *slog.Logger, cluster config.Cluster, path string, nodes *state.Table[model.NodeKey, model.Node]) *meshPrefixes {
+	m := &meshPrefixes{log: log, cluster: cluster, path: path, nodes: nodes,
+		peers: state.New[string, kube.Peer](), table: state.New[meshPrefix, struct{}]()}
+	m.peers.Expect(kube.Source)
+	own := map[meshPrefix]struct{}{}
+	for _, p := range cluster.PodCIDRs {
+		own[meshPrefix{cluster.Name, p}] = struct{}{}
+	}
+	m.table.Replace(sourceConfig, own)
+	return m
+}
+
+// restore reads the journal of the agent before us, if there was one.
+func (m *meshPrefixes) restore() error {
+	b, err := os.ReadFile(m.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read journal: %w", err)
+	}
+	var list []meshPrefix
+	if err := json.Unmarshal(b, &list); err != nil {
+		m.log.Warn("journal of mesh prefixes can't be read; waiting for Peer objects instead", "path", m.path, "error", err)
+		return nil
+	}
+	rows := map[meshPrefix]struct{}{}
+	for _, p := range list {
+		rows[p] = struct{}{}
+	}
+	m.table.Replace(sourceJournal, rows)
+	m.ready.Store(true)
+	return nil
+}
+
+// known tells whether the table can be relied on: from the Peer objects, or
+// from the journal while these can't be read.
+func (m *meshPrefixes) known() bool { return m.ready.Load() }
+
+// run follows the Peer objects until ctx ends.
+func (m *meshPrefixes) run(ctx context.Context) error {
+	wake := m.peers.Subscribe()
+	first := true
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-wake:
+		}
+		peers, synced := m.peers.Snapshot()
+		if !synced {
+			continue
+		}
+		accepted := m.accepted(peers)
+		m.follow(accepted, first)
+		m.save(accepted)
+		m.ready.Store(true)
+		m.table.Replace(kube.Source, rowsOf(accepted))
+		m.table.Drop(sourceJournal)
+		first = false
+	}
+}
+
+// accepted are the pod ranges of the Peers that can be used. The API server
+// decides by the same function, and says in a Peer's conditions why it is not.
+func (m *meshPrefixes) accepted(peers map[string]kube.Peer) map[string][]netip.Prefix {
+	own := mesh.Own{Cluster: m.cluster.Name, PodCIDRs: m.cluster.PodCIDRs, ServiceCIDRs: m.cluster.ServiceCIDRs}
+	out := map[string][]netip.Prefix{}
+	for name, verdict := range mesh.Accept(own, slices.Collect(maps.Values(peers))) {
+		if verdict.Usable() {
+			out[name] = verdict.Rules.PodCIDRs
+		}
+	}
+	return out
+}
+
+// follow makes the nodes' table expect a report of every peer that is there at
+// the start, and forget peers that are gone.
+func (m *meshPrefixes) follow(accepted map[string][]netip.Prefix, first bool) {
+	for name := range accepted {
+		if first {
+			m.nodes.Expect(peerSource(name))
+		}
+	}
+	for source := range m.nodes.Sources() {
+		name, ours := strings.CutPrefix(source, peerSource(""))
+		if _, still := accepted[name]; ours && !still {
+			m.nodes.Drop(source)
+		}
+	}
+}
+
+// peerSource is the source of a peer's rows in the nodes' table.
+func peerSource(peer string) string { return "peer/" + peer }
+
+func rowsOf(accepted map[string][]netip.Prefix) map[meshPrefix]struct{} {
+	rows := map[meshPrefix]struct{}{}
+	for name, prefixes := range accepted {
+		for _, p := range prefixes {
+			rows[meshPrefix{name, p}] = struct{}{}
+		}
+	}
+	return rows
+}
+
+// byCluster is the table as the plan wants it.
+func (m *meshPrefixes) byCluster() map[string][]netip.Prefix {
+	out := map[string][]netip.Prefix{}
+	for row := range m.table.Rows() {
+		out[row.Cluster] = append(out[row.Cluster], row.Prefix)
+	}
+	return out
+}
+
+// save writes the journal, whole or not at all. A failure is logged: the
+// journal matters only to a boot without an API server.
+func (m *meshPrefixes) save(accepted map[string][]netip.Prefix) {
+	var list []meshPrefix
+	for row := range rowsOf(accepted) {
+		list = append(list, row)
+	}
+	slices.SortFunc(list, func(a, b meshPrefix) int {
+		return strings.Compare(a.Cluster+" "+a.Prefix.String(), b.Cluster+" "+b.Prefix.String())
+	})
+	b, err := json.MarshalIndent(list, "", " ")
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(m.path), 0o700)
+	}
+	if err == nil {
+		err = os.WriteFile(m.path+".tmp", append(b, '\n'), 0o600)
+	}
+	if err == nil {
+		err = os.Rename(m.path+".tmp", m.path)
+	}
+	if err != nil {
+		m.log.Error("journal of mesh prefixes not written", "path", m.path, "error", err)
+	}
+}

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/clustermesh/clustermesh/pkg/datapath/link"
+	"github.com/clustermesh/clustermesh/pkg/datapath/nl"
+	"github.com/clustermesh/clustermesh/pkg/kube"
+	"github.com/clustermesh/clustermesh/pkg/model"
+	"github.com/clustermesh/clustermesh/pkg/plan"
+	"github.com/clustermesh/clustermesh/pkg/podnet"
+	"github.com/clustermesh/clustermesh/pkg/state"
+	"github.com/clustermesh/clustermesh/pkg/status"
+)
+
+// world turns the tables into a plan whenever one of them changes. The loops
+// read the newest plan; nobody computes one twice.
+type world struct {
+	log    *slog.Logger
+	board  *status.Board
+	local  model.NodeKey
+	base   plan.Input // what configuration fixes
+	nodes  *state.Table[model.NodeKey, model.Node]
+	pods   *state.Table[model.PodKey, model.Pod]
+	mesh   *meshPrefixes
+	cidrs  func(model.Prefixes)
+	wake   chan struct{}
+	first  chan struct{} // closed once there is a plan
+	change *fanout       // wakes the loops
+
+	computing sync.Mutex // held over a whole computation, guards nothing else
+
+	mu       sync.Mutex
+	plan     *plan.Plan          // guarded by mu
+	complete bool                // guarded by mu; stays true: see refresh
+	underlay plan.Underlay       // guarded by mu
+	lines    map[status.Key]bool // guarded by mu: what the last plan put on the board
+}
+
+func newWorld(a *agent) *world {
+	return &world{
+		log: a.log, board: a.board, nodes: a.nodes, pods: a.pods, mesh: a.mesh,
+		local: model.NodeKey{Cluster: a.cfg.Cluster.Name, Name: a.opt.node},
+		base: plan.Input{
+			Local:   model.NodeKey{Cluster: a.cfg.Cluster.Name, Name: a.opt.node},
+			Backend: a.cfg.Routing.Backend, Masquerade: a.cfg.Masquerade.Enabled, MTU: a.cfg.Routing.MTU,
+		},
+		cidrs: func(p model.Prefixes) { a.pod.SetPodCIDRs(p) },
+		wake:  make(chan struct{}, 1), first: make(chan struct{}), change: &fanout{},
+	}
+}
+
+// run recomputes the plan after every change until ctx ends.
+func (w *world) run(ctx context.Context) error {
+	nodes, pods, mesh := w.nodes.Subscribe(), w.pods.Subscribe(), w.mesh.table.Subscribe()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-nodes:
+		case <-pods:
+		case <-mesh:
+		case <-w.wake:
+		}
+		w.refresh()
+	}
+}
+
+// refresh computes a plan of the tables as they are now. There is none until
+// this node, its addresses and the mesh's prefixes are known: nothing touches
+// the kernel before that.
+func (w *world) refresh() {
+	w.computing.Lock()
+	defer w.computing.Unlock()
+	in, complete := w.input()
+	local, known := in.Nodes[w.local]
+	if !known || len(in.Underlay.Addrs) == 0 || !w.mesh.known() {
+		return
+	}
+	w.cidrs(local.PodCIDRs)
+	p := plan.Compute(in)
+	w.publish(p, complete)
+	w.change.wake()
+}
+
+func (w *world) input() (plan.Input, bool) {
+	in := w.base
+	nodes, nodesSynced := w.nodes.Snapshot()
+	pods, podsSynced := w.pods.Snapshot()
+	in.Nodes, in.Pods, in.Mesh = nodes, pods, w.mesh.byCluster()
+	w.mu.Lock()
+	in.Underlay = w.underlay
+	w.mu.Unlock()
+	return in, nodesSynced && podsSynced
+}
+
+// publish makes p the plan. Once every source that was there at the start has
+// reported, all that the kernel holds is accounted for; a source that joins
+// later has no orphans there, so it does not hold up deletions again.
+func (w *world) publish(p *plan.Plan, complete bool) {
+	w.mu.Lock()
+	if w.plan == nil {
+		close(w.first)
+	}
+	w.plan = p
+	w.complete = w.complete || complete
+	old := w.lines
+	w.lines = map[status.Key]bool{}
+	for _, l := range p.Lines {
+		w.lines[l.Key] = true
+	}
+	w.mu.Unlock()
+	for _, l := range p.Lines {
+		if w.board.Set(l.Key, l.Level, l.Message, l.Remedy) {
+			w.log.Warn("plan", "object", l.Object, "message", l.Message)
+		}
+		delete(old, l.Key)
+	}
+	for k := range maps.Keys(old) {
+		w.board.Clear(k)
+	}
+}
+
+// current is the newest plan, nil before the first, and whether what it lacks
+// may be deleted.
+func (w *world) current() (*plan.Plan, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.plan, w.complete
+}
+
+func (w *world) waitFirst(ctx context.Context) error {
+	select {
+	case <-w.first:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// watchUnderlay keeps the node's own addresses and MTU current.
+func (w *world) watchUnderlay(ctx context.Context) error {
+	var space nl.Space
+	again := make(chan struct{}, 1)
+	poke := func() {
+		select {
+		case again <- struct{}{}:
+		default:
+		}
+	}
+	go func() {
+		for ctx.Err() == nil {
+			if err := link.WatchUnderlay(ctx, space, poke); err != nil && ctx.Err() == nil {
+				w.log.Warn("watch of addresses ended", "error", err)
+				pause(ctx, time.Second)
+			}
+		}
+	}()
+	nodes := w.nodes.Subscribe()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-nodes:
+		case <-again:
+		}
+		w.readUnderlay(ctx, space)
+	}
+}
+
+func (w *world) readUnderlay(ctx context.Context, space nl.Space) {
+	local, ok := w.nodes.Get(w.local)
+	if !ok {
+		return
+	}
+	key := status.Key{Component: "underlay"}
+	u, err := link.ReadUnderlay(ctx, space, local.Internal)
+	if err != nil {
+		w.board.Set(key, status.Degraded, err.Error(), "the Node object's InternalIP must be an address of this machine")
+		return
+	}
+	w.board.Clear(key)
+	w.mu.Lock()
+	w.underlay = u
+	w.mu.Unlock()
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (w *world) underlayMTU() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.underlay.MTU
+}
+
+// sync waits until the kernel holds what the tables say now.
+func (a *agent) sync(ctx context.Context) error {
+	a.world.refresh()
+	return a.loops.sync(ctx)
+}
+
+// podMTU is asked at every ADD: pod devices get the underlay's MTU, their
+// default routes what is left of it inside the tunnel.
+func (a *agent) podMTU() podnet.MTU {
+	p, _ := a.world.current()
+	if p == nil {
+		return podnet.MTU{}
+	}
+	return podnet.MTU{Device: max(a.world.underlayMTU(), p.PodMTU), Route: p.PodMTU}
+}
+
+// nodeOptions is what our nodes' rows say beside their Node objects.
+func (a *agent) nodeOptions() kube.NodeOptions {
+	return kube.NodeOptions{Cluster: a.cfg.Cluster.Name, Encap: a.cfg.Routing.Backend, VXLANPort: plan.DefaultVXLANPort, VNI: plan.DefaultVNI}
+}
+
+// fanout wakes several readers.
+type fanout struct {
+	mu   sync.Mutex
+	subs []chan struct{} // guarded by mu
+}
+
+func (f *fanout) subscribe() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c := make(chan struct{}, 1)
+	f.subs = append(f.subs, c)
+	return c
+}
+
+func (f *fanout) wake() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.subs {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}

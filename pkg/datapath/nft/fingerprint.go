@@ -1,0 +1,146 @@
+package nft
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+
+	"github.com/clustermesh/clustermesh/pkg/datapath/nl"
+	"github.com/clustermesh/clustermesh/pkg/plan"
+)
+
+// Every rule carries a comment that ends in a hash of what the rule does. nft
+// cannot edit a rule and keep its comment, so the comments in their order, with
+// the chains, tell whether the rules are the ones we would make: a restarted
+// agent recognises its own, an upgraded one sees that they differ, and an
+// inserted, deleted or replaced rule shows.
+
+// mark returns the comment of a rule.
+func mark(family nftables.TableFamily, r rule) (string, error) {
+	h := sha256.New()
+	for _, e := range r.exprs {
+		b, err := expr.Marshal(byte(family), e)
+		if err != nil {
+			return "", fmt.Errorf("encode nft rule %q: %w", r.comment, err)
+		}
+		h.Write(b)
+	}
+	if r.comment == "" {
+		return fmt.Sprintf("#%x", h.Sum(nil)[:4]), nil
+	}
+	return fmt.Sprintf("%s #%x", r.comment, h.Sum(nil)[:4]), nil
+}
+
+// wantedLines describes a table as it should be.
+func wantedLines(t table) ([]string, error) {
+	var out []string
+	for _, c := range t.chains {
+		out = append(out, chainLine(infoOf(c)))
+		for i, r := range c.rules {
+			m, err := mark(t.family, r)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, ruleLine(c.name, i, m))
+		}
+	}
+	for _, s := range t.sets {
+		out = append(out, "set "+s.Name)
+	}
+	for _, c := range t.counters {
+		out = append(out, "counter "+c)
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// actualLines describes a table as it is.
+func actualLines(c *nl.Conn, family nftables.TableFamily) ([]string, error) {
+	chains, err := readChains(c, family)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := readRules(c, family)
+	if err != nil {
+		return nil, err
+	}
+	sets, err := readSets(c, family)
+	if err != nil {
+		return nil, err
+	}
+	counters, err := readCounters(c, family)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, x := range chains {
+		out = append(out, chainLine(x))
+	}
+	n := map[string]int{}
+	for _, r := range rules {
+		out = append(out, ruleLine(r.chain, n[r.chain], r.comment))
+		n[r.chain]++
+	}
+	for _, s := range sets {
+		line := "set " + s.name
+		if !sameShape(s) {
+			line += " of another shape"
+		}
+		out = append(out, line)
+	}
+	for name := range counters {
+		out = append(out, "counter "+name)
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+func infoOf(c chain) chainInfo {
+	if c.kind == "" {
+		return chainInfo{name: c.name}
+	}
+	return chainInfo{name: c.name, kind: string(c.kind), base: true, hook: uint32(c.hook), priority: uint32(c.priority),
+		policy: uint32(nftables.ChainPolicyAccept)}
+}
+
+func chainLine(x chainInfo) string {
+	return fmt.Sprintf("chain %s %s base=%t hook=%d priority=%d policy=%d", x.name, x.kind, x.base, x.hook, int32(x.priority), x.policy)
+}
+
+func ruleLine(chain string, i int, comment string) string {
+	return fmt.Sprintf("rule %s %03d %s", chain, i, comment)
+}
+
+// readRow tells what the rules in the kernel were made for, if they are
+// complete and untouched.
+func readRow(c *nl.Conn) (plan.Rules, bool, error) {
+	rules, err := readRules(c, nftables.TableFamilyINet)
+	if err != nil {
+		return plan.Rules{}, false, err
+	}
+	i := slices.IndexFunc(rules, func(r ruleInfo) bool { return r.chain == "about" })
+	if i < 0 {
+		return plan.Rules{}, false, nil
+	}
+	row, ok := parseAbout(rules[i].comment)
+	if !ok {
+		return plan.Rules{}, false, nil
+	}
+	for _, t := range skeleton(row) {
+		wanted, err := wantedLines(t)
+		if err != nil {
+			return plan.Rules{}, false, err
+		}
+		actual, err := actualLines(c, t.family)
+		if err != nil {
+			return plan.Rules{}, false, err
+		}
+		if !slices.Equal(wanted, actual) {
+			return plan.Rules{}, false, nil
+		}
+	}
+	return row, true, nil
+}

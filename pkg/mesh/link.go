@@ -1,0 +1,216 @@
+package mesh
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/clustermesh/clustermesh/pkg/config"
+	"github.com/clustermesh/clustermesh/pkg/kvstore"
+	"github.com/clustermesh/clustermesh/pkg/model"
+	"github.com/clustermesh/clustermesh/pkg/pki"
+	"github.com/clustermesh/clustermesh/pkg/wire"
+)
+
+// link is the connection to one peer, and what we know of it. It lives as long
+// as the rules it was made for.
+type link struct {
+	rules     *Rules
+	prefix    string // of the mirror
+	opt       *Options
+	log       *slog.Logger
+	admission *Admission
+	reader    *kvstore.Reader
+	again     chan struct{} // a list is asked for
+
+	stop context.CancelFunc
+	done chan struct{} // closed when run has returned
+
+	mu        sync.Mutex
+	header    *wire.Cluster      // guarded by mu: what the peer says of itself
+	heartbeat string             // guarded by mu: newest value
+	beatAt    time.Time          // guarded by mu: when that changed, by our clock; zero: never
+	marked    map[wire.Kind]bool // guarded by mu: kinds that were listed in full
+	counts    map[wire.Kind]int  // guarded by mu: rows in the mirror, as of countedAt
+	countedAt time.Time          // guarded by mu
+	stale     bool               // guarded by mu: rows changed since
+}
+
+const (
+	maxLearnt = 16 // endpoints taken from the peer's own row
+	// A peer that asks for lists by what it writes gets them no more often than this.
+	relistGap   = 2 * time.Second
+	relistShare = 10 // and not for more than a tenth of the time
+)
+
+func newLink(r *Rules, opt *Options, claims *Claims, gate *kvstore.Gate) *link {
+	l := &link{rules: r, prefix: wire.MirrorPrefix(opt.Own.Cluster, r.Peer), opt: opt, log: opt.Log.With("peer", r.Peer),
+		again: make(chan struct{}, 1), done: make(chan struct{}), marked: map[wire.Kind]bool{}, stale: true}
+	l.admission = NewAdmission(r, claims, l.relist, mirrorStore{l})
+	sink := &peerSink{link: l, CopySink: kvstore.NewCopySink(opt.Store, l.prefix, kvstore.CopyOptions{
+		Begin: func(p kvstore.Part) { l.admission.Begin(p.Kind) },
+		Admit: func(_ kvstore.Part, rows []kvstore.Row) []kvstore.Row { return l.admission.Admit(rows) },
+		Gone:  func(p kvstore.Part, keys []string) { l.admission.Gone(p.Kind, keys) },
+	})}
+	l.reader = kvstore.NewReader(kvstore.TLSDial(l.tls), l.endpoints, sink, kvstore.ReaderOptions{
+		Prefix: wire.ExportPrefix(r.Peer), Kinds: admitted(), Gate: gate, Log: l.log})
+	return l
+}
+
+func (l *link) tls() (*tls.Config, error) {
+	if l.opt.Cert().Cert == nil {
+		return nil, errors.New("our own client certificate is not there yet")
+	}
+	return pki.ClientConfig(l.rules.Peer, l.rules.CA, l.opt.Cert), nil
+}
+
+// run follows the peer until ctx ends. The mirror stays as it is then.
+func (l *link) run(ctx context.Context) {
+	defer close(l.done)
+	var helpers sync.WaitGroup
+	defer helpers.Wait()
+	helpers.Go(func() { l.relistNowAndThen(ctx) })
+	if err := l.reader.Run(ctx); err != nil && ctx.Err() == nil {
+		l.log.Error("reader ended", "error", err)
+	}
+}
+
+// relist asks for a new list. It never blocks.
+func (l *link) relist() {
+	select {
+	case l.again <- struct{}{}:
+	default:
+	}
+}
+
+// relistNowAndThen passes such requests on, at a bounded rate.
+func (l *link) relistNowAndThen(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.again:
+		}
+		before, start := l.reader.State().Lists, time.Now()
+		l.reader.Relist()
+		for l.reader.State().Lists == before && time.Since(start) < time.Minute && pause(ctx, 50*time.Millisecond) {
+		}
+		pause(ctx, max(relistGap, relistShare*time.Since(start)))
+	}
+}
+
+// pause tells whether ctx still goes on after d.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// endpoints are those of the Peer object, then those that the peer announces.
+// TLS proves who answers, so a wrong address can do no harm.
+func (l *link) endpoints() []string {
+	out := slices.Clone(l.rules.Endpoints)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.header == nil {
+		return out
+	}
+	for _, e := range l.header.Endpoints {
+		if len(out) < len(l.rules.Endpoints)+maxLearnt && dialable(e) && !slices.Contains(out, e) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// dialable refuses addresses that lead to ourselves wherever we are.
+func dialable(endpoint string) bool {
+	if config.HostPort(endpoint) != nil {
+		return false
+	}
+	ap, err := netip.ParseAddrPort(endpoint)
+	return err != nil || sane(ap.Addr())
+}
+
+// restore takes over what the mirror holds from before a restart: where the
+// peer can be reached, and what its nodes claim.
+func (l *link) restore(ctx context.Context, claims *Claims) error {
+	resp, err := l.opt.Store.Get(ctx, l.prefix+wire.ClusterTail().String())
+	if err != nil {
+		return fmt.Errorf("read mirror of %s: %w", l.rules.Peer, err)
+	}
+	for _, kv := range resp.Kvs {
+		if h, ref := judgeHeader(l.rules, kv.Value); ref == nil {
+			l.setHeader(h)
+		}
+	}
+	from := l.prefix + wire.KindPrefix(wire.KindNode)
+	end := clientv3.GetPrefixRangeEnd(from)
+	for next := from; ; {
+		resp, err := l.opt.Store.Get(ctx, next, clientv3.WithRange(end), clientv3.WithLimit(1000))
+		if err != nil {
+			return fmt.Errorf("read mirror of %s: %w", l.rules.Peer, err)
+		}
+		for _, kv := range resp.Kvs {
+			next = string(kv.Key) + "\x00"
+			key := model.NodeKey{Cluster: l.rules.Peer, Name: string(kv.Key)[len(from):]}
+			if n, err := wire.DecodeNode(key, kv.Value); err == nil {
+				claims.Claim(n) // a refusal is found again by the first list
+			}
+		}
+		if !resp.More {
+			return nil
+		}
+	}
+}
+
+func (l *link) setHeader(h wire.Cluster) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.header = &h
+}
+
+// beat notes a heartbeat. Only its change counts, and when we saw it.
+func (l *link) beat(value []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if string(value) != l.heartbeat {
+		l.heartbeat, l.beatAt = string(value), l.opt.Now()
+	}
+}
+
+// mirrorStore answers from the mirror.
+type mirrorStore struct{ l *link }
+
+// Count implements Store. An error counts as full.
+func (s mirrorStore) Count(k wire.Kind) int {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	key := s.l.prefix + wire.KindPrefix(k)
+	resp, err := s.l.opt.Store.Get(ctx, key, clientv3.WithPrefix(), clientv3.WithCountOnly())
+	if err != nil {
+		return s.l.rules.Limits.Rows[k]
+	}
+	return int(resp.Count)
+}
+
+// Has implements Store. An error counts as no.
+func (s mirrorStore) Has(key string) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	resp, err := s.l.opt.Store.Get(ctx, s.l.prefix+key, clientv3.WithCountOnly())
+	return err == nil && resp.Count > 0
+}
