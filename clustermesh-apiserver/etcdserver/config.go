@@ -18,9 +18,9 @@ const (
 
 	defaultQuotaBytes = 2 << 30
 
-	// MaxTxnOps is the number of operations a transaction may hold.
-	MaxTxnOps = 4096
-	// MaxRequestBytes is the size of a transaction in bytes; etcd's own default.
+	// MaxTxnOps is the number of operations a transaction may hold; etcd's own default.
+	MaxTxnOps = 128
+	// MaxRequestBytes is the size of a transaction; etcd's own default.
 	MaxRequestBytes = 1536 << 10
 )
 
@@ -63,9 +63,7 @@ func config(d dataDir, opt Options) (etcdconfig.ServerConfig, error) {
 		ElectionTicks:               10,
 		InitialElectionTickAdvance:  true,
 		StrictReconfigCheck:         true,
-		AuthToken:                   "simple",
-		BcryptCost:                  10,
-		TokenTTL:                    300,
+		BcryptCost:                  10, // no users, but it is checked
 		CompactionBatchLimit:        1000,
 		CompactionSleepInterval:     10 * time.Millisecond,
 		WatchProgressNotifyInterval: progressInterval,

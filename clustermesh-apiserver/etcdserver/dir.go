@@ -9,11 +9,13 @@ import (
 	"path/filepath"
 	"strings"
 
+	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 )
 
 // dataDir is the directory of a store:
 //
+//	lock           held while the directory is in use
 //	store/boot     the boot of the machine that wrote it, or "synced"
 //	store/opening  there while the store is being opened
 //	store/etcd     etcd's own
@@ -23,9 +25,15 @@ import (
 // that the kernel has, and a row is visible in a fraction of the time. Only a
 // machine that goes down loses writes, and may lose them out of order. So a
 // store that was not closed is believed during the same boot only.
-type dataDir struct{ root string }
+type dataDir struct {
+	root string
+	lock *os.File
+}
 
 const synced = "synced"
+
+// errInUse says that another process serves from the directory.
+var errInUse = errors.New("it is in use by another process")
 
 // bootIDFile is different after each boot (Linux, random(4)).
 const bootIDFile = "/proc/sys/kernel/random/boot_id"
@@ -36,18 +44,45 @@ func (d dataDir) bootID() string  { return filepath.Join(d.store(), "boot") }
 func (d dataDir) opening() string { return filepath.Join(d.store(), "opening") }
 func (d dataDir) aside() string   { return filepath.Join(d.root, "aside") }
 
-// prepare makes the directory and puts aside a store that can't be trusted.
-func (d dataDir) prepare(log *slog.Logger) error {
-	if err := os.MkdirAll(d.root, 0o700); err != nil {
-		return fmt.Errorf("make directory %s: %w", d.root, err)
+// openDir makes the directory, takes it, and puts aside a store in it that can't
+// be trusted.
+func openDir(root string, log *slog.Logger) (dataDir, error) {
+	d := dataDir{root: root}
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return d, fmt.Errorf("make directory %s: %w", root, err)
+	}
+	if err := d.take(); err != nil {
+		return d, fmt.Errorf("open directory %s: %w", root, err)
 	}
 	why, err := d.doubt()
-	if err != nil || why == "" {
+	if err == nil && why != "" {
+		log.Warn("starting with an empty store", "dir", root, "reason", why)
+		err = d.putAside()
+	}
+	if err != nil {
+		return d, errors.Join(err, d.release())
+	}
+	return d, nil
+}
+
+// take locks the directory: a store in use must not be put aside. The lock ends
+// with the process.
+func (d *dataDir) take() error {
+	f, err := os.OpenFile(filepath.Join(d.root, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
 		return err
 	}
-	log.Warn("starting with an empty store", "dir", d.root, "reason", why)
-	return d.putAside()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = errInUse
+		}
+		return errors.Join(err, f.Close())
+	}
+	d.lock = f
+	return nil
 }
+
+func (d dataDir) release() error { return d.lock.Close() }
 
 // doubt says why the store in the directory should not be used; it is empty if
 // it is good, or if there is none.
@@ -109,6 +144,26 @@ func (d dataDir) markSynced() error {
 		return fmt.Errorf("sync %s: %w", d.store(), err)
 	}
 	return write(d.bootID(), synced)
+}
+
+// checkDatabase opens the database once before etcd does, which opens it in a
+// goroutine of its own and panics there, out of our reach.
+func (d dataDir) checkDatabase() error {
+	path := filepath.Join(d.etcd(), "member", "snap", "db")
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	db, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true})
+	if err != nil {
+		return fmt.Errorf("open database %s: %w", path, err)
+	}
+	err = db.View(func(tx *bolt.Tx) error {
+		return tx.ForEach(func(_ []byte, b *bolt.Bucket) error {
+			b.Cursor().Last()
+			return nil
+		})
+	})
+	return errors.Join(err, db.Close())
 }
 
 func write(path, s string) error {

@@ -43,7 +43,9 @@ func allBackends(t *testing.T, test func(t *testing.T, m *etcdtest.Mesh, addr st
 	t.Run("external", func(t *testing.T) {
 		m := etcdtest.New(t, "west")
 		c := m.Client(m.Addr, m.Agent())
-		if _, err := c.Get(t.Context(), own); err != nil {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if _, err := c.Get(ctx, own); err != nil {
 			t.Fatal(err)
 		}
 		test(t, m, m.Serve(etcdserver.External(c)))
@@ -96,7 +98,10 @@ func etcdMethods() map[string]bool {
 // PutRequest has them; other requests take them for something else.
 func call(ctx context.Context, conn *grpc.ClientConn, method string, stream bool) error {
 	req := &pb.PutRequest{Key: []byte(own + "node/x"), Value: []byte("x")}
-	if !stream {
+	switch {
+	case method == pb.KV_Txn_FullMethodName: // the only one that can't take it for anything
+		return conn.Invoke(ctx, method, &pb.TxnRequest{}, &pb.TxnResponse{})
+	case !stream:
 		return conn.Invoke(ctx, method, req, &pb.PutResponse{})
 	}
 	s, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method)

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sys/unix"
 
 	"github.com/clustermesh/clustermesh/clustermesh-apiserver/etcdserver"
 	"github.com/clustermesh/clustermesh/pkg/kvstore"
@@ -101,8 +102,8 @@ func TestMirrorScale(t *testing.T) {
 	first := m.waitSynced(t, 1)
 	half := m.waitSynced(t, scalePeers/2)
 	all := m.waitSynced(t, scalePeers)
-	t.Logf("cold: first peer %v, half %v, all %v; RSS %s; rows %d; %+v",
-		first.Sub(start), half.Sub(start), all.Sub(start), rss(), countRows(t, dest.Client()), dest.Stats())
+	t.Logf("cold: first peer %v, half %v, all %v; CPU %v; RSS %s; rows %d; %+v",
+		first.Sub(start), half.Sub(start), all.Sub(start), cpu(t), rss(), countRows(t, dest.Client()), dest.Stats())
 	resp, err := dest.Client().Get(t.Context(), wire.MirrorRoot, clientv3.WithPrefix(), clientv3.WithCountOnly())
 	if err != nil || resp.Count < scaleRows {
 		t.Fatalf("%d rows, want %d: %v", resp.Count, scaleRows, err)
@@ -141,6 +142,7 @@ func runMirror(t *testing.T, src *source, dest *clientv3.Client) *scaleMirror {
 	m := &scaleMirror{synced: make(chan time.Time, scalePeers)}
 	own := src.own(t)
 	gate := kvstore.NewGate(4)
+	txnOps, _ := strconv.Atoi(os.Getenv("TXNOPS"))
 	for i, addr := range src.Addresses {
 		bundle, err := pki.ParseBundle([]byte(src.CA[i]))
 		if err != nil {
@@ -148,7 +150,7 @@ func runMirror(t *testing.T, src *source, dest *clientv3.Client) *scaleMirror {
 		}
 		conf := pki.ClientConfig(peerName(i), bundle, func() pki.Pair { return own })
 		done := false
-		sink := kvstore.NewCopySink(dest, wire.MirrorPrefix("us", peerName(i)), kvstore.CopyOptions{})
+		sink := kvstore.NewCopySink(dest, wire.MirrorPrefix("us", peerName(i)), kvstore.CopyOptions{TxnOps: txnOps}) //
 		r := kvstore.NewReader(kvstore.TLSDial(func() (*tls.Config, error) { return conf, nil }),
 			func() []string { return []string{addr} }, sink, kvstore.ReaderOptions{
 				Prefix: wire.ExportPrefix(peerName(i)), Gate: gate,
@@ -238,7 +240,7 @@ func startSource(t *testing.T) *source {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = in.Close(); _ = cmd.Wait() })
+	t.Cleanup(func() { _ = in.Close(); _ = r.Close(); _ = cmd.Wait() })
 	s := &source{in: in, out: bufio.NewScanner(r)}
 	s.line(t)
 	b, err := os.ReadFile(filepath.Join(dir, "source.json"))
@@ -375,6 +377,15 @@ func countRows(t *testing.T, c *clientv3.Client) int64 {
 		t.Fatal(err)
 	}
 	return resp.Count
+}
+
+// cpu is the processor time that this process has used.
+func cpu(t *testing.T) time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // rss is the resident memory of this process: all, of it anonymous and from

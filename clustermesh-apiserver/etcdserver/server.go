@@ -51,20 +51,19 @@ func Start(ctx context.Context, opt Options) (*Server, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	d := dataDir{root: opt.Dir}
-	if err := d.prepare(opt.Log); err != nil {
+	d, err := openDir(opt.Dir, opt.Log)
+	if err != nil {
 		return nil, err
 	}
 	s, err := open(ctx, d, opt)
 	if err != nil && ctx.Err() == nil {
 		opt.Log.Error("store does not open, starting with an empty one", "dir", opt.Dir, "error", err)
-		if err := d.putAside(); err != nil {
-			return nil, err
+		if err = d.putAside(); err == nil {
+			s, err = open(ctx, d, opt)
 		}
-		s, err = open(ctx, d, opt)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open store %s: %w", opt.Dir, err)
+		return nil, errors.Join(fmt.Errorf("open store %s: %w", opt.Dir, err), d.release())
 	}
 	compacting, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.stopCompacting = cancel
@@ -93,8 +92,8 @@ func open(ctx context.Context, d dataDir, opt Options) (*Server, error) {
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	if err == nil {
-		err = d.markOpened()
+	if err == nil || ctx.Err() != nil { // to be told to stop is no fault of the store
+		err = errors.Join(err, d.markOpened())
 	}
 	if err != nil {
 		etcd.HardStop()
@@ -114,6 +113,9 @@ func boot(d dataDir, opt Options) (etcd *etcdserver.EtcdServer, err error) {
 			etcd, err = nil, fmt.Errorf("etcd panicked: %v", p)
 		}
 	}()
+	if err := d.checkDatabase(); err != nil {
+		return nil, err
+	}
 	conf, err := config(d, opt)
 	if err != nil {
 		return nil, err
@@ -140,7 +142,7 @@ func (s *Server) Close() error {
 			s.closeErr = nil // how a client without a connection says that it is closed
 		}
 		s.etcd.Stop()
-		s.closeErr = errors.Join(s.closeErr, s.dir.markSynced())
+		s.closeErr = errors.Join(s.closeErr, s.dir.markSynced(), s.dir.release())
 	})
 	return s.closeErr
 }

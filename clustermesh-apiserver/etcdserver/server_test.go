@@ -64,7 +64,6 @@ func TestReopen(t *testing.T) {
 				overwrite(t, f, strings.Repeat("garbage", 10000))
 			}
 		}, false, "does not open"},
-		{"database is gone", func(t *testing.T, d string) { remove(t, filepath.Join(d, "etcd/member/snap/db")) }, false, "does not open"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -105,6 +104,24 @@ func remove(t *testing.T, path string) {
 	t.Helper()
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestInUse leaves a store alone that another server has open.
+func TestInUse(t *testing.T) {
+	dir := t.TempDir()
+	a, _ := start(t, dir)
+	put(t, a.Client(), "/k")
+	if b, err := etcdserver.Start(t.Context(), etcdserver.Options{Dir: dir}); err == nil {
+		_ = b.Close()
+		t.Error("a second server has opened the store")
+	}
+	put(t, a.Client(), "/l")
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := start(t, dir); !has(t, b.Client(), "/k") || !has(t, b.Client(), "/l") {
+		t.Error("rows are gone")
 	}
 }
 

@@ -32,7 +32,8 @@ type world struct {
 	first  chan struct{} // closed once there is a plan
 	change *fanout       // wakes the loops
 
-	computing sync.Mutex // held over a whole computation, guards nothing else
+	computing sync.Mutex   // held over a whole computation
+	planner   plan.Planner // guarded by computing
 
 	mu       sync.Mutex
 	plan     *plan.Plan          // guarded by mu
@@ -82,7 +83,7 @@ func (w *world) refresh() {
 		return
 	}
 	w.cidrs(local.PodCIDRs)
-	p := plan.Compute(in)
+	p := w.planner.Plan(in)
 	w.publish(p, complete)
 	w.change.wake()
 }

@@ -3,6 +3,7 @@ package datapath_test
 import (
 	"context"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -148,4 +149,20 @@ func delta[K, V comparable](t testing.TB, name string, target reconcile.Target[K
 		t.Fatalf("%s: list: %v", name, err)
 	}
 	return reconcile.Delta(actual, wanted)
+}
+
+// applyShuffled lets the targets act in a random order, as loops of their own
+// would.
+func (x *targets) applyShuffled(t testing.TB, p *plan.Plan) {
+	t.Helper()
+	steps := []func(){
+		func() { converge(t, "nft", x.filter, p.Filter) },
+		func() { converge(t, "tunnels", x.tunnels, p.Tunnels) },
+		func() { converge(t, "neighbours", x.neighbours, p.Neighbours) },
+		func() { converge(t, "routes", x.routes, p.Routes) },
+		func() { converge(t, "rules", x.rules, p.Rules) },
+	}
+	for _, i := range rand.Perm(len(steps)) {
+		steps[i]()
+	}
 }

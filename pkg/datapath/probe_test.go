@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"testing"
@@ -75,4 +76,27 @@ func reaches(t testing.TB, from nl.Space, dst netip.Addr, port uint16, source ne
 // isUnreachable tells whether a router said no, as opposed to silence.
 func isUnreachable(err error) bool {
 	return errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.ENETUNREACH)
+}
+
+// sink takes one TCP connection and tells how many bytes came.
+func sink(t testing.TB, s nl.Space) (uint16, <-chan int64) {
+	t.Helper()
+	var l net.Listener
+	must(t, s.Do(func() (err error) {
+		l, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", "[::]:0")
+		return err
+	}))
+	got := make(chan int64, 1)
+	go func() {
+		defer l.Close()
+		c, err := l.Accept()
+		if err != nil {
+			got <- -1
+			return
+		}
+		defer c.Close()
+		n, _ := io.Copy(io.Discard, c)
+		got <- n
+	}()
+	return uint16(l.Addr().(*net.TCPAddr).Port), got
 }

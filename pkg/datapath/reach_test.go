@@ -1,8 +1,10 @@
 package datapath_test
 
 import (
+	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/clustermesh/clustermesh/pkg/model"
 )
@@ -77,5 +79,35 @@ func (n *testNode) mustReach(t testing.TB, dst netip.Addr, port uint16) {
 	}
 	if _, err := ask(n.space, dst, port); err != nil {
 		t.Errorf("connect from node %v to %v: %v", n.row.Key, dst, err)
+	}
+}
+
+// TestPathMTU: a pod that believes in 1500 bytes is told what fits the tunnel,
+// so that streams get through.
+func TestPathMTU(t *testing.T) {
+	for _, c := range []struct{ name, east, west string }{
+		{"over IPv4", "192.0.2.1/24", "192.0.2.2/24"},
+		{"over IPv6", "2001:db8::1/64", "2001:db8::2/64"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, pods := twoNodes(t, model.EncapVXLAN, []string{c.east}, []string{c.west})
+			const size = 4 << 20
+			for _, dst := range pods[1].row.IPs.All() {
+				port, got := sink(t, pods[1].space)
+				must(t, pods[0].space.Do(func() error {
+					c, err := net.DialTimeout("tcp", netip.AddrPortFrom(dst, port).String(), probeTime)
+					if err != nil {
+						return err
+					}
+					defer c.Close()
+					_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+					_, err = c.Write(make([]byte, size))
+					return err
+				}))
+				if n := <-got; n != size {
+					t.Errorf("to %v: %d of %d bytes arrived", dst, n, size)
+				}
+			}
+		})
 	}
 }

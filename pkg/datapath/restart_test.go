@@ -115,10 +115,10 @@ func eventually(t testing.TB, what string, done func() bool) {
 // so long that only notifications can bring a repair.
 func (n *testNode) run(t testing.TB, p *plan.Plan) {
 	t.Helper()
+	x := newTargets(t, n.space) // closed after the loops have ended
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	t.Cleanup(func() { cancel(); wg.Wait() })
-	x := newTargets(t, n.space)
 	loop(ctx, t, &wg, "nft", x.filter, p.Filter)
 	loop(ctx, t, &wg, "tunnels", x.tunnels, p.Tunnels)
 	loop(ctx, t, &wg, "neighbours", x.neighbours, p.Neighbours)
@@ -140,8 +140,8 @@ func TestRepair(t *testing.T) {
 	n.run(t, p)
 	port := serve(t, pods[1].space)
 	for _, c := range []struct {
-		name   string
-		break_ func(t *testing.T)
+		name  string
+		spoil func(t *testing.T)
 	}{
 		{"delete a route", func(t *testing.T) { ip(t, n.space, "route", "del", "10.2.5.0/24", "table", "7473") }},
 		{"flush the table", func(t *testing.T) { ip(t, n.space, "route", "flush", "table", "7473") }},
@@ -158,7 +158,15 @@ func TestRepair(t *testing.T) {
 			ip(t, n.space, "rule", "del", "priority", "7473")
 			ip(t, n.space, "-6", "rule", "del", "priority", "7473")
 		}},
-		{"delete neighbours", func(t *testing.T) { ip(t, n.space, "-6", "neigh", "flush", "dev", "cm-vxlan", "nud", "permanent") }},
+		{"delete a neighbour", func(t *testing.T) {
+			ip(t, n.space, "neigh", "del", m.nodes[1].row.Key.TunnelMAC().LinkLocal().String(), "dev", "cm-vxlan")
+		}},
+		{"change a neighbour", func(t *testing.T) {
+			ip(t, n.space, "neigh", "replace", m.nodes[1].row.Key.TunnelMAC().LinkLocal().String(), "dev", "cm-vxlan", "lladdr", "02:00:00:00:00:01")
+		}},
+		{"change a pod's neighbour", func(t *testing.T) {
+			ip(t, n.space, "neigh", "replace", "10.1.3.10", "dev", pods[0].row.HostIf, "lladdr", "02:00:00:00:00:01", "nud", "permanent")
+		}},
 		{"set the tunnel down", func(t *testing.T) { ip(t, n.space, "link", "set", "cm-vxlan", "down") }},
 		{"delete the tunnel", func(t *testing.T) { ip(t, n.space, "link", "del", "cm-vxlan") }},
 		{"change the tunnel", func(t *testing.T) {
@@ -180,7 +188,7 @@ func TestRepair(t *testing.T) {
 		{"delete the arp table", func(t *testing.T) { run(t, n.space, "nft", "delete", "table", "arp", "clustermesh") }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			c.break_(t)
+			c.spoil(t)
 			eventually(t, "repair", func() bool { return n.asPlanned(t, p) })
 			reaches(t, pods[0].space, pods[1].row.IPs.V4, port, pods[0].row.IPs.V4)
 			reaches(t, pods[0].space, pods[1].row.IPs.V6, port, pods[0].row.IPs.V6)

@@ -23,7 +23,7 @@ type CopyOptions struct {
 	Begin func(p Part)
 	// Gone is told which rows the source has deleted.
 	Gone func(p Part, keys []string)
-	// TxnOps is the number of rows per transaction; 0 means 512.
+	// TxnOps is the number of rows per transaction; 0 means 128.
 	TxnOps int
 }
 

@@ -57,12 +57,17 @@ func (s *TableSink[K, V]) BeginList(_ context.Context, l ListInfo) error {
 func (s *TableSink[K, V]) BeginPart(_ context.Context, p Part, synced []byte) error {
 	s.set, s.del, s.vouched = map[K]V{}, map[K]bool{}, synced != nil
 	s.listing[p.Group] = true
-	for r := range s.refused { // those still there come again
-		if r.group == p.Group {
+	s.forgive(p.Group) // what is still bad comes again
+	return nil
+}
+
+// forgive forgets what a group was refused.
+func (s *TableSink[K, V]) forgive(group string) {
+	for r := range s.refused {
+		if r.group == group {
 			s.good(r)
 		}
 	}
-	return nil
 }
 
 // Rows implements Sink.
@@ -126,6 +131,7 @@ func (s *TableSink[K, V]) EndList(context.Context) error {
 	if s.listingOf == s.cluster {
 		for group := range s.listed {
 			if !s.listing[group] {
+				s.forgive(group)
 				s.table.Drop(s.opt.Source(group))
 			}
 		}

@@ -118,12 +118,15 @@ func (a *Admission) overLimit(k wire.Kind, row kvstore.Row, counted *bool) *Refu
 	if n >= most && (listing || !a.store.Has(row.Key)) {
 		return refuse(OverLimit, "more than %d rows of kind %s (spec.import.limits)", most, k)
 	}
+	bytes += int64(len(row.Key) + len(row.Value))
 	budget := a.rules.Limits.Bytes
-	if !listing && bytes > budget {
-		a.relist() // counts anew; changed rows may have been counted twice
+	if !listing {
+		if bytes > budget {
+			a.relist() // counts anew: changed rows have been counted twice
+		}
 		budget *= 2
 	}
-	if bytes+int64(len(row.Key)+len(row.Value)) > budget {
+	if bytes > budget {
 		return refuse(OverLimit, "all rows together have more than %d bytes", a.rules.Limits.Bytes)
 	}
 	return nil

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-var now = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+var today = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 
 func must[T any](t *testing.T) func(v T, err error) T {
 	return func(v T, err error) T {
@@ -24,14 +24,14 @@ func must[T any](t *testing.T) func(v T, err error) T {
 
 func TestIdentify(t *testing.T) {
 	pair := must[Pair](t)
-	east, west, north := pair(NewCA("east", now)), pair(NewCA("west", now)), pair(NewCA("north", now))
+	east, west, north := pair(NewCA("east", today)), pair(NewCA("west", today)), pair(NewCA("north", today))
 	trust := &Trust{
-		Server: pair(IssueServer(east, "east", now)),
+		Server: pair(IssueServer(east, "east", today)),
 		Agents: []*x509.Certificate{east.Cert},
 		Peers:  map[string][]*x509.Certificate{"west": {west.Cert}, "north": {north.Cert}},
 	}
 	custom := func(ca Pair, name pkix.Name, edit func(*x509.Certificate)) Pair {
-		c := leaf(now, name, x509.ExtKeyUsageClientAuth)
+		c := leaf(today, name, x509.ExtKeyUsageClientAuth)
 		if edit != nil {
 			edit(c)
 		}
@@ -47,24 +47,24 @@ func TestIdentify(t *testing.T) {
 		want  Identity
 		err   string
 	}{
-		{"peer", []*x509.Certificate{pair(IssuePeer(west, "west", now)).Cert}, now, Identity{RolePeer, "west"}, ""},
-		{"agent", []*x509.Certificate{pair(IssueAgent(east, now)).Cert}, now, Identity{RoleAgent, "agent"}, ""},
-		{"none", nil, now, Identity{}, "no certificate"},
-		{"peer signed by another peer", []*x509.Certificate{pair(IssuePeer(north, "west", now)).Cert}, now, Identity{}, "unknown authority"},
-		{"agent signed by a peer", []*x509.Certificate{pair(IssueAgent(west, now)).Cert}, now, Identity{}, "unknown authority"},
-		{"peer signed by us", []*x509.Certificate{pair(IssuePeer(east, "west", now)).Cert}, now, Identity{}, "unknown authority"},
-		{"we ourselves as a peer", []*x509.Certificate{pair(IssuePeer(east, "east", now)).Cert}, now, Identity{}, "no peer named"},
-		{"unknown peer", []*x509.Certificate{pair(IssuePeer(west, "south", now)).Cert}, now, Identity{}, "no peer named"},
-		{"peer without a name", []*x509.Certificate{pair(IssuePeer(west, "", now)).Cert}, now, Identity{}, "no peer named"},
-		{"server certificate", []*x509.Certificate{trust.Server.Cert}, now, Identity{}, "no role"},
+		{"peer", []*x509.Certificate{pair(IssuePeer(west, "west", today)).Cert}, today, Identity{RolePeer, "west"}, ""},
+		{"agent", []*x509.Certificate{pair(IssueAgent(east, today)).Cert}, today, Identity{RoleAgent, "agent"}, ""},
+		{"none", nil, today, Identity{}, "no certificate"},
+		{"peer signed by another peer", []*x509.Certificate{pair(IssuePeer(north, "west", today)).Cert}, today, Identity{}, "unknown authority"},
+		{"agent signed by a peer", []*x509.Certificate{pair(IssueAgent(west, today)).Cert}, today, Identity{}, "unknown authority"},
+		{"peer signed by us", []*x509.Certificate{pair(IssuePeer(east, "west", today)).Cert}, today, Identity{}, "unknown authority"},
+		{"we ourselves as a peer", []*x509.Certificate{pair(IssuePeer(east, "east", today)).Cert}, today, Identity{}, "no peer named"},
+		{"unknown peer", []*x509.Certificate{pair(IssuePeer(west, "south", today)).Cert}, today, Identity{}, "no peer named"},
+		{"peer without a name", []*x509.Certificate{pair(IssuePeer(west, "", today)).Cert}, today, Identity{}, "no peer named"},
+		{"server certificate", []*x509.Certificate{trust.Server.Cert}, today, Identity{}, "no role"},
 		{"server usage", []*x509.Certificate{custom(west, pkix.Name{Organization: []string{OrgPeer}, CommonName: "west"},
-			func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }).Cert}, now, Identity{}, "incompatible key usage"},
-		{"two roles", []*x509.Certificate{custom(west, pkix.Name{Organization: []string{OrgPeer, OrgAgent}, CommonName: "west"}, nil).Cert}, now, Identity{}, "no role"},
-		{"agent of another name", []*x509.Certificate{custom(east, pkix.Name{Organization: []string{OrgAgent}, CommonName: "west"}, nil).Cert}, now, Identity{}, "no known role"},
-		{"authority itself", []*x509.Certificate{west.Cert}, now, Identity{}, "not of a client"},
-		{"intermediate", []*x509.Certificate{pair(IssuePeer(sub, "west", now)).Cert, sub.Cert}, now, Identity{}, "unknown authority"},
-		{"expired", []*x509.Certificate{pair(IssuePeer(west, "west", now)).Cert}, now.Add(LeafLife + time.Hour), Identity{}, "expired"},
-		{"not yet valid", []*x509.Certificate{pair(IssuePeer(west, "west", now)).Cert}, now.Add(-2 * time.Hour), Identity{}, "not yet valid"},
+			func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }).Cert}, today, Identity{}, "incompatible key usage"},
+		{"two roles", []*x509.Certificate{custom(west, pkix.Name{Organization: []string{OrgPeer, OrgAgent}, CommonName: "west"}, nil).Cert}, today, Identity{}, "no role"},
+		{"agent of another name", []*x509.Certificate{custom(east, pkix.Name{Organization: []string{OrgAgent}, CommonName: "west"}, nil).Cert}, today, Identity{}, "no known role"},
+		{"authority itself", []*x509.Certificate{west.Cert}, today, Identity{}, "not of a client"},
+		{"intermediate", []*x509.Certificate{pair(IssuePeer(sub, "west", today)).Cert, sub.Cert}, today, Identity{}, "unknown authority"},
+		{"expired", []*x509.Certificate{pair(IssuePeer(west, "west", today)).Cert}, today.Add(LeafLife + time.Hour), Identity{}, "expired"},
+		{"not yet valid", []*x509.Certificate{pair(IssuePeer(west, "west", today)).Cert}, today.Add(-2 * time.Hour), Identity{}, "not yet valid"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -89,10 +89,10 @@ func checkErr(t *testing.T, err error, want string) {
 
 func TestPEM(t *testing.T) {
 	pair := must[Pair](t)
-	ca, other := pair(NewCA("east", now)), pair(NewCA("west", now))
+	ca, other := pair(NewCA("east", today)), pair(NewCA("west", today))
 	key := must[[]byte](t)(ca.KeyPEM())
 	otherKey := must[[]byte](t)(other.KeyPEM())
-	leafPEM := pair(IssueAgent(ca, now)).CertPEM()
+	leafPEM := pair(IssueAgent(ca, today)).CertPEM()
 
 	if got := pair(ParsePair(ca.CertPEM(), key)); !got.Cert.Equal(ca.Cert) || !got.Key.Equal(ca.Key) {
 		t.Error("pair differs after encoding and parsing")
@@ -123,23 +123,23 @@ func TestPEM(t *testing.T) {
 func second[T any](_ T, err error) error { return err }
 
 func TestRotation(t *testing.T) {
-	ca := must[Pair](t)(NewCA("east", now))
-	c := must[Pair](t)(IssueAgent(ca, now)).Cert
+	ca := must[Pair](t)(NewCA("east", today))
+	c := must[Pair](t)(IssueAgent(ca, today)).Cert
 	for _, tt := range []struct {
 		name string
 		at   time.Time
 		want bool
 	}{
-		{"new", now, false},
+		{"new", today, false},
 		{"before", RotateAt(c).Add(-time.Second), false},
 		{"due", RotateAt(c), true},
-		{"clock set back", now.Add(-24 * time.Hour), true},
+		{"clock set back", today.Add(-24 * time.Hour), true},
 	} {
 		if got := NeedsRotation(c, tt.at); got != tt.want {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
 		}
 	}
-	late := now.Add(CALife - 24*time.Hour)
+	late := today.Add(CALife - 24*time.Hour)
 	if c := must[Pair](t)(IssueAgent(ca, late)).Cert; c.NotAfter.After(ca.Cert.NotAfter) {
 		t.Errorf("leaf lives until %s, its authority until %s", c.NotAfter, ca.Cert.NotAfter)
 	}
@@ -149,13 +149,13 @@ func TestRotation(t *testing.T) {
 // replaced between handshakes as rotation does.
 func TestHandshake(t *testing.T) {
 	pair := must[Pair](t)
-	east, west, fake := pair(NewCA("east", now)), pair(NewCA("west", now)), pair(NewCA("east", now))
-	full := &Trust{Server: pair(IssueServer(east, "east", now)), Agents: []*x509.Certificate{east.Cert},
+	east, west, fake := pair(NewCA("east", today)), pair(NewCA("west", today)), pair(NewCA("east", today))
+	full := &Trust{Server: pair(IssueServer(east, "east", today)), Agents: []*x509.Certificate{east.Cert},
 		Peers: map[string][]*x509.Certificate{"west": {west.Cert}}}
 	revoked := &Trust{Server: full.Server, Agents: full.Agents}
-	impostor := &Trust{Server: pair(IssueServer(fake, "east", now)), Peers: full.Peers}
-	misnamed := &Trust{Server: pair(IssueServer(east, "north", now)), Peers: full.Peers}
-	peer := pair(IssuePeer(west, "west", now))
+	impostor := &Trust{Server: pair(IssueServer(fake, "east", today)), Peers: full.Peers}
+	misnamed := &Trust{Server: pair(IssueServer(east, "north", today)), Peers: full.Peers}
+	peer := pair(IssuePeer(west, "west", today))
 	for _, tt := range []struct {
 		name           string
 		trust          *Trust
@@ -170,7 +170,7 @@ func TestHandshake(t *testing.T) {
 		{"server of another name", misnamed, func() Pair { return peer }, "bad certificate", "valid for north"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			at := func() time.Time { return now }
+			at := func() time.Time { return today }
 			cc := ClientConfig("east", []*x509.Certificate{east.Cert}, tt.client)
 			cc.Time = at
 			a, b := net.Pipe()

@@ -49,18 +49,35 @@ type FilterRow struct{ Rules Rules }
 // Rules is what the rules depend on.
 type Rules struct {
 	Tunnel     bool
+	Masquerade bool
 	Port       uint16
 	VNI        uint32
-	Masquerade bool
+	Inner4     Lengths // of the pod prefixes in Decap44 and Decap64
+	Inner6     Lengths // in Decap46 and Decap66
+}
+
+// Lengths is a set of prefix lengths from 1 to 128.
+type Lengths [2]uint64
+
+// With returns the set with one more length.
+func (l Lengths) With(bits int) Lengths {
+	l[(bits-1)/64] |= 1 << ((bits - 1) % 64)
+	return l
+}
+
+// All returns the lengths, longest first.
+func (l Lengths) All() []int {
+	var out []int
+	for bits := 128; bits > 0; bits-- {
+		if l[(bits-1)/64]&(1<<((bits-1)%64)) != 0 {
+			out = append(out, bits)
+		}
+	}
+	return out
 }
 
 func (r *resolver) filter(remotes []remote) map[FilterKey]FilterRow {
 	out := make(map[FilterKey]FilterRow, 4*len(remotes)+2*len(r.in.Pods)+8)
-	rules := Rules{Masquerade: r.in.Masquerade}
-	if r.hasTunnel() {
-		rules.Tunnel, rules.Port, rules.VNI = true, r.port(), vni(r.local)
-	}
-	out[FilterKey{}] = FilterRow{rules}
 	add := func(k FilterKey) { out[k] = FilterRow{} }
 	for _, p := range r.local.PodCIDRs.All() {
 		add(FilterKey{Set: of(p.Addr(), Local4, Local6), Range: rangeOf(p)})
@@ -70,11 +87,47 @@ func (r *resolver) filter(remotes []remote) map[FilterKey]FilterRow {
 	}
 	for _, m := range remotes {
 		r.remoteFilter(m, add)
+		r.count(m, 1)
 	}
 	for _, pod := range r.pods {
 		podFilter(pod, add)
 	}
+	out[FilterKey{}] = FilterRow{r.rules()}
 	return out
+}
+
+// rules is the row of the rules. Prefix lengths that come or go change it.
+func (r *resolver) rules() Rules {
+	out := Rules{Masquerade: r.in.Masquerade}
+	if !r.hasTunnel() {
+		return out
+	}
+	out.Tunnel, out.Port, out.VNI = true, r.port(), vni(r.local)
+	for bits := 1; bits <= 128; bits++ {
+		if r.inner4[bits] > 0 {
+			out.Inner4 = out.Inner4.With(bits)
+		}
+		if r.inner6[bits] > 0 {
+			out.Inner6 = out.Inner6.With(bits)
+		}
+	}
+	return out
+}
+
+// count notes how often a prefix length is in use, by how much that changes
+// with m.
+func (r *resolver) count(m remote, by int) {
+	if !r.decapsulates(m) {
+		return
+	}
+	r.inner4[max(0, m.pods.V4.Bits())] += by
+	r.inner6[max(0, m.pods.V6.Bits())] += by
+}
+
+// decapsulates tells whether a node and this one may use the tunnel with each
+// other.
+func (r *resolver) decapsulates(m remote) bool {
+	return r.hasTunnel() && m.node.Encap != model.EncapDirect
 }
 
 // podFilter adds what a pod may send from.
@@ -93,8 +146,8 @@ func (r *resolver) remoteFilter(m remote, add func(FilterKey)) {
 			add(FilterKey{Set: of(h.gateway, Direct4, Direct6), Addr: h.gateway})
 		}
 	}
-	if !r.hasTunnel() || m.node.Encap == model.EncapDirect {
-		return // one of us never encapsulates
+	if !r.decapsulates(m) {
+		return
 	}
 	for _, a := range r.outer(m.node) {
 		add(FilterKey{Set: of(a, Nodes4, Nodes6), Addr: a})

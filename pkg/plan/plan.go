@@ -84,6 +84,8 @@ type resolver struct {
 	owner     map[netip.Addr]model.NodeKey
 	podIPs    map[netip.Addr]model.PodKey
 	lines     []status.Line
+	inner4    [129]int // nodes by length of their pod prefix, 0: none
+	inner6    [129]int
 	conflicts int // between rows; the answer for one depends on another
 }
 
@@ -116,9 +118,6 @@ func newResolver(in Input) *resolver {
 			r.subnet = append(r.subnet, a)
 		}
 	}
-	slices.SortFunc(r.subnet, func(a, b LocalAddr) int {
-		return cmp.Or(cmp.Compare(b.Prefix.Bits(), a.Prefix.Bits()), a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Dev, b.Dev))
-	})
 	r.checkLocal()
 	return r
 }
@@ -150,9 +149,22 @@ func (r *resolver) conflict(object, message, remedy string) {
 	r.report(object, status.Degraded, message, remedy)
 }
 
+// sortLines sorts lines and leaves one per object, so that each has its own
+// place on a status board.
 func sortLines(lines []status.Line) []status.Line {
 	slices.SortFunc(lines, func(a, b status.Line) int {
 		return cmp.Or(cmp.Compare(a.Object, b.Object), cmp.Compare(a.Message, b.Message))
 	})
-	return lines
+	var out []status.Line
+	for _, l := range lines {
+		if n := len(out); n > 0 && out[n-1].Object == l.Object {
+			out[n-1].Message += "; " + l.Message
+			if out[n-1].Remedy != l.Remedy {
+				out[n-1].Remedy += "; " + l.Remedy
+			}
+			continue
+		}
+		out = append(out, l)
+	}
+	return out
 }

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -25,6 +26,7 @@ const patchLimit = 256
 
 // Plan returns the plan for in, whose maps the caller must not change later.
 func (p *Planner) Plan(in Input) *Plan {
+	in = ordered(in)
 	if patched := p.patch(in); patched != nil {
 		p.plan = patched
 		return patched
@@ -32,6 +34,27 @@ func (p *Planner) Plan(in Input) *Plan {
 	p.r = newResolver(in)
 	p.plan = p.r.plan()
 	return p.plan
+}
+
+// ordered returns in with its lists sorted: they come out of maps, and an input
+// that differs in their order only is the same input.
+func ordered(in Input) Input {
+	mesh := make(map[string][]netip.Prefix, len(in.Mesh))
+	for cluster, prefixes := range in.Mesh {
+		mesh[cluster] = slices.SortedFunc(slices.Values(prefixes), comparePrefixes)
+	}
+	in.Mesh = mesh
+	in.Underlay.Addrs = slices.SortedFunc(slices.Values(in.Underlay.Addrs), compareLocal)
+	return in
+}
+
+func comparePrefixes(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}
+
+// compareLocal puts longer prefixes first: they say more.
+func compareLocal(a, b LocalAddr) int {
+	return cmp.Or(cmp.Compare(b.Prefix.Bits(), a.Prefix.Bits()), a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Dev, b.Dev))
 }
 
 // patch returns nil where the plan has to be computed from scratch.
@@ -57,6 +80,7 @@ func (p *Planner) patch(in Input) *Plan {
 	if !x.addNodes(nodes) || !x.addPods(pods) || p.r.conflicts > 0 {
 		return nil
 	}
+	x.out.Filter[FilterKey{}] = FilterRow{p.r.rules()}
 	x.lines(nodes, p.r.lines)
 	return x.out
 }
@@ -150,8 +174,9 @@ func (x *patcher) removeNodes(keys []model.NodeKey) bool {
 			delete(x.r.owner, a)
 		}
 		x.r.remoteRoutes(m, func(k RouteKey, _ Route) { delete(x.out.Routes, k) })
-		remoteNeighbours(m, func(k NeighbourKey, _ Neighbour) { delete(x.out.Neighbours, k) })
+		x.r.remoteNeighbours(m, func(k NeighbourKey, _ Neighbour) { delete(x.out.Neighbours, k) })
 		x.r.remoteFilter(m, func(k FilterKey) { delete(x.out.Filter, k) })
+		x.r.count(m, -1)
 		if s, ok := m.describe(); ok {
 			if i, found := slices.BinarySearchFunc(x.out.Remotes, s, compareRemotes); found {
 				x.out.Remotes = slices.Delete(x.out.Remotes, i, i+1)
@@ -176,8 +201,9 @@ func (x *patcher) addNodes(keys []model.NodeKey) bool {
 			continue // without pods; a conflict makes patch give up
 		}
 		x.r.remoteRoutes(m, func(k RouteKey, v Route) { x.out.Routes[k] = v })
-		remoteNeighbours(m, func(k NeighbourKey, v Neighbour) { x.out.Neighbours[k] = v })
+		x.r.remoteNeighbours(m, func(k NeighbourKey, v Neighbour) { x.out.Neighbours[k] = v })
 		x.r.remoteFilter(m, func(k FilterKey) { x.out.Filter[k] = FilterRow{} })
+		x.r.count(m, 1)
 		if s, ok := m.describe(); ok {
 			i, _ := slices.BinarySearchFunc(x.out.Remotes, s, compareRemotes)
 			x.out.Remotes = slices.Insert(x.out.Remotes, i, s)
@@ -206,6 +232,9 @@ func (x *patcher) removePods(keys []model.PodKey) bool {
 			continue
 		}
 		for _, ip := range pod.IPs.All() {
+			if !x.plain(ip) {
+				return false
+			}
 			delete(x.r.podIPs, ip)
 		}
 		x.r.podRoutes(pod, func(k RouteKey, _ Route) { delete(x.out.Routes, k) })
@@ -213,6 +242,18 @@ func (x *patcher) removePods(keys []model.PodKey) bool {
 		podFilter(pod, func(k FilterKey) { delete(x.out.Filter, k) })
 	}
 	return true
+}
+
+// plain tells whether no other route can have the same prefix as that of a pod
+// address.
+func (x *patcher) plain(ip netip.Addr) bool {
+	for _, prefixes := range x.r.in.Mesh {
+		if slices.ContainsFunc(prefixes, netip.Prefix.IsSingleIP) {
+			return false
+		}
+	}
+	own := x.r.local.PodCIDRs
+	return own.Contains(ip) && !own.V4.IsSingleIP() && !own.V6.IsSingleIP()
 }
 
 func (x *patcher) addPods(keys []model.PodKey) bool {

@@ -76,12 +76,12 @@ func (r *resolver) hostSource(v6 bool) netip.Addr {
 }
 
 // neighbours are the pods here, and the far end of the tunnel for every node
-// that is reached through it: all known, none ever asked for.
+// that has one: all known, none ever asked for.
 func (r *resolver) neighbours(remotes []remote) map[NeighbourKey]Neighbour {
 	out := make(map[NeighbourKey]Neighbour, len(remotes)+2*len(r.in.Pods))
 	add := func(k NeighbourKey, v Neighbour) { out[k] = v }
 	for _, m := range remotes {
-		remoteNeighbours(m, add)
+		r.remoteNeighbours(m, add)
 	}
 	for _, pod := range r.pods {
 		podNeighbours(pod, add)
@@ -89,8 +89,11 @@ func (r *resolver) neighbours(remotes []remote) map[NeighbourKey]Neighbour {
 	return out
 }
 
-func remoteNeighbours(m remote, add func(NeighbourKey, Neighbour)) {
-	if m.v4.tunnel() || m.v6.tunnel() {
+// remoteNeighbours adds the far end of the tunnel also for a node that is sent
+// to directly at the moment: if the way to it changes, route and neighbour
+// change in any order, and a route without its neighbour loses packets.
+func (r *resolver) remoteNeighbours(m remote, add func(NeighbourKey, Neighbour)) {
+	if r.decapsulates(m) {
 		mac := m.node.Key.TunnelMAC()
 		add(NeighbourKey{TunnelName, mac.LinkLocal()}, Neighbour{mac})
 	}

@@ -131,7 +131,8 @@ func bridgeConfList(cidrs []netip.Prefix) ([]byte, error) {
 	})
 }
 
-// WaitReady waits until every running node's Ready condition is true.
+// WaitReady waits until every running node's Ready condition is true, as said by
+// the kubelet that runs now: what one said before a power cut stays in the API.
 func (c *Cluster) WaitReady(ctx context.Context, limit time.Duration) error {
 	client, err := c.Client()
 	if err != nil {
@@ -143,13 +144,24 @@ func (c *Cluster) WaitReady(ctx context.Context, limit time.Duration) error {
 		}
 		err := poll(ctx, limit, "node "+n.Name+" to be ready", func() (bool, error) {
 			node, err := client.CoreV1().Nodes().Get(ctx, n.Name, metav1.GetOptions{})
-			return err == nil && isReady(node), nil
+			return err == nil && isReady(node) && heardSince(node, n.kubelet().started()), nil
 		})
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// heardSince tells whether the kubelet has reported after start. Reports come
+// every 5 seconds, in whole seconds.
+func heardSince(node *corev1.Node, start time.Time) bool {
+	for _, cond := range node.Status.Conditions {
+		if cond.Type == corev1.NodeReady {
+			return cond.LastHeartbeatTime.After(start)
+		}
+	}
+	return false
 }
 
 func isReady(node *corev1.Node) bool {

@@ -93,26 +93,35 @@ func inheritCpuset(root, path string) error {
 	return nil
 }
 
-// enableControllers hands the controllers that pods need down to path.
+// enableControllers hands the controllers that pods need down to path. A kubelet
+// insists on every one of these that the machine has at all.
 func (g cgroups) enableControllers(path string) error {
-	dir := g.v2
-	for _, part := range append(strings.Split(path, "/"), "") {
-		for _, controller := range []string{"cpu", "cpuset", "memory", "pids", "io"} {
-			// Some kernels lack some; what is missing shows below.
-			_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+controller), 0)
-		}
-		dir = filepath.Join(dir, part)
-	}
-	got, err := os.ReadFile(filepath.Join(g.v2, path, "cgroup.subtree_control"))
+	present, err := controllers(g.v2)
 	if err != nil {
-		return fmt.Errorf("read cgroup controllers: %w", err)
+		return err
 	}
-	for _, need := range []string{"cpu", "memory", "pids"} {
-		if !slices.Contains(strings.Fields(string(got)), need) {
-			return fmt.Errorf("enable cgroup controller %s in %s: refused; is this a container without a cgroup namespace of its own?", need, path)
+	for _, controller := range []string{"cpu", "cpuset", "memory", "pids", "hugetlb", "io"} {
+		if !slices.Contains(present, controller) {
+			continue
+		}
+		dir := g.v2
+		for _, part := range append(strings.Split(path, "/"), "") {
+			err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+controller), 0)
+			if err != nil {
+				return fmt.Errorf("enable cgroup controller %s in %s: %w (in a container, start it with a cgroup namespace of its own and no processes in its root)", controller, dir, err)
+			}
+			dir = filepath.Join(dir, part)
 		}
 	}
 	return nil
+}
+
+func controllers(dir string) ([]string, error) {
+	data, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	if err != nil {
+		return nil, fmt.Errorf("read cgroup controllers: %w", err)
+	}
+	return strings.Fields(string(data)), nil
 }
 
 // processes lists the processes in and below path.

@@ -30,7 +30,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	if err := n.daemon("kube-apiserver", c.apiServerArgs()...); err != nil {
 		return err
 	}
-	if err := c.startForwarder(); err != nil {
+	if err := c.startForwarder(ctx); err != nil {
 		return err
 	}
 	if err := c.waitAPI(ctx); err != nil {
@@ -113,7 +113,7 @@ func (c *Cluster) controllerManagerArgs() []string {
 
 // startForwarder opens the API server on this machine's loopback address. The
 // port stays the same for the life of the lab: kubeconfigs name it.
-func (c *Cluster) startForwarder() error {
+func (c *Cluster) startForwarder(ctx context.Context) error {
 	pid := pidFile(filepath.Join(c.dir(), "forward.pid"))
 	if pid.pid() != 0 {
 		return nil
@@ -129,7 +129,11 @@ func (c *Cluster) startForwarder() error {
 		return err
 	}
 	cgroup := filepath.Join(c.lab.cfg.cgroupName(), "forward-"+c.Name)
-	// In version 2 alone, since no kubelet makes pods below it.
+	// In version 2 alone, since no kubelet makes pods below it. And always a new
+	// one: Linux 6.18 kills what is cloned into a cgroup that was ever killed.
+	if err := c.lab.cgroups.remove(ctx, cgroup); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(filepath.Join(c.lab.cgroups.v2, cgroup), 0o755); err != nil {
 		return fmt.Errorf("make cgroup: %w", err)
 	}

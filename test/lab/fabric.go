@@ -1,7 +1,9 @@
 package lab
 
 import (
+	"crypto/sha256"
 	"fmt"
+	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
@@ -96,9 +98,10 @@ func (n *Node) plug() error {
 	defer ns.Close()
 	return inNetns(c.lab.FabricNetns(), func() error {
 		veth := &netlink.Veth{
-			LinkAttrs:     netlink.LinkAttrs{Name: n.Name},
-			PeerName:      "eth0",
-			PeerNamespace: netlink.NsFd(int(ns)),
+			LinkAttrs:        netlink.LinkAttrs{Name: n.Name},
+			PeerName:         "eth0",
+			PeerHardwareAddr: n.mac(),
+			PeerNamespace:    netlink.NsFd(int(ns)),
 		}
 		if err := netlink.LinkAdd(veth); err != nil {
 			return fmt.Errorf("add port %s: %w", n.Name, err)
@@ -113,6 +116,13 @@ func (n *Node) plug() error {
 		_, err = linkUp(n.Name)
 		return err
 	})
+}
+
+// mac is the same after every boot, as a real machine's: with another one the
+// neighbours would send to the old for half a minute.
+func (n *Node) mac() net.HardwareAddr {
+	sum := sha256.Sum256([]byte(n.Name))
+	return append(net.HardwareAddr{0x0a}, sum[:5]...)
 }
 
 // configureNet sets what an administrator sets on a real node: forwarding,

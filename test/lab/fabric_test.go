@@ -13,6 +13,7 @@ import (
 // with cuts. West has two nodes, east one.
 func TestFabric(t *testing.T) {
 	needRoot(t)
+	t.Parallel()
 	type pair struct{ from, to string }
 	inside, across, back := pair{"west-n1", "west-n2"}, pair{"west-n1", "east-n1"}, pair{"east-n1", "west-n2"}
 	all := []pair{inside, across, back}

@@ -188,10 +188,6 @@ func Open(dir, name string) (*Lab, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open lab %s: %w", cfg.Name, err)
 	}
-	s.lab.parts, err = findParts()
-	if err != nil {
-		return nil, err
-	}
 	s.lab.progress = newProgress(cfg.Out)
 	return s.lab, nil
 }

@@ -28,6 +28,7 @@ func needRoot(t *testing.T) {
 // each other, since booting one per step would cost minutes.
 func TestLab(t *testing.T) {
 	needRoot(t)
+	t.Parallel()
 	ctx := t.Context()
 	cfg := Config{
 		Name: "labtest", CNI: Bridge, Fresh: true, Out: t.Output(),
@@ -62,6 +63,7 @@ func TestLab(t *testing.T) {
 		{"killed kubelet is started", testKillKubelet},
 		{"node is added and removed", testMembers},
 		{"node moves to other addresses", testReaddress},
+		{"machine restarts", testMachineRestart},
 		// Last: a container that died twice waits 10 seconds to start again.
 		{"killed container starts again", testKill},
 	} {
@@ -187,6 +189,28 @@ func testKill(t *testing.T, c *Cluster, _ map[string]Addrs) {
 	if err := c.Nodes[1].Kill(ctx, "no-such-program"); err == nil {
 		t.Error("kill of a program that does not run: no error")
 	}
+}
+
+// testMachineRestart ends every process and deletes every namespace, as a restart
+// of the machine does, and leaves only the disk.
+func testMachineRestart(t *testing.T, c *Cluster, pods map[string]Addrs) {
+	ctx := t.Context()
+	l := c.lab
+	if err := l.cgroups.kill(ctx, l.cfg.cgroupName()); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.cgroups.remove(ctx, l.cfg.cgroupName()); err != nil {
+		t.Fatal(err)
+	}
+	if err := deleteNamespaces(l.cfg.Name); err != nil {
+		t.Fatal(err)
+	}
+	cfg := l.cfg
+	cfg.Fresh, cfg.Out = false, t.Output()
+	if _, err := Up(ctx, cfg); err != nil {
+		t.Fatal(err)
+	}
+	waitReach(t, c, pods)
 }
 
 func testKillKubelet(t *testing.T, c *Cluster, _ map[string]Addrs) {

@@ -108,6 +108,7 @@ func killedConfig() Config {
 // Down of a half-made one leaves nothing.
 func TestKilledUp(t *testing.T) {
 	needRoot(t)
+	t.Parallel()
 	ctx := t.Context()
 	cfg := killedConfig().withDefaults()
 	before := machine(t)

@@ -43,8 +43,12 @@ func (n *Node) Root() (string, error) {
 	return fmt.Sprintf("/proc/%d/root", pid), nil
 }
 
-func (n *Node) dir() string          { return filepath.Join(n.cluster.lab.Dir(), n.Name) }
-func (n *Node) holder() pidFile      { return pidFile(filepath.Join(n.dir(), "pids", "holder")) }
+func (n *Node) dir() string { return filepath.Join(n.cluster.lab.Dir(), n.Name) }
+func (n *Node) pid(daemon string) pidFile {
+	return pidFile(filepath.Join(n.dir(), "pids", daemon))
+}
+func (n *Node) holder() pidFile      { return n.pid("holder") }
+func (n *Node) kubelet() pidFile     { return n.pid("kubelet") }
 func (n *Node) systemCgroup() string { return filepath.Join(n.CgroupV2(), "system") }
 
 // writeFiles puts files, by their paths on the node, onto the node. They go

@@ -21,7 +21,7 @@ const (
 // Parts are the Kubernetes programs, built from source once per set of versions.
 type Parts struct {
 	// Dir holds them all, under their usual names.
-	Dir string
+	Dir string `json:"dir"`
 }
 
 // part is one go command and what it makes.

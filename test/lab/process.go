@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // pidFile names a process for later: its number, and its start time, since
@@ -40,6 +41,15 @@ func (f pidFile) pid() int {
 		return 0
 	}
 	return pid
+}
+
+// started is when the process was started.
+func (f pidFile) started() time.Time {
+	info, err := os.Stat(string(f))
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
 }
 
 // startTime gives field 22 of /proc/PID/stat; a zombie counts as gone.
@@ -76,7 +86,11 @@ func spawn(cmd *exec.Cmd, cgroup, log string, pid pidFile) error {
 	}
 	// Reaps it should it end before us; nobody waits for that.
 	go func() { _ = cmd.Wait() }()
-	return pid.write(cmd.Process.Pid)
+	if err := pid.write(cmd.Process.Pid); err != nil {
+		data, _ := os.ReadFile(log)
+		return fmt.Errorf("start %s: it ended at once, see %s: %s", strings.Join(cmd.Args, " "), log, lastLines(string(data)))
+	}
+	return nil
 }
 
 // startIn starts cmd inside a version 2 cgroup from its first instruction.
@@ -159,7 +173,7 @@ func (n *Node) Attach(ctx context.Context, argv ...string) (int, error) {
 
 // daemon starts argv on the node unless it runs. Its name is that of its log.
 func (n *Node) daemon(name string, argv ...string) error {
-	pid := pidFile(filepath.Join(n.dir(), "pids", name))
+	pid := n.pid(name)
 	if pid.pid() != 0 {
 		return nil
 	}

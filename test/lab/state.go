@@ -17,6 +17,7 @@ import (
 // state is lab.json: what Up made, for the next process that asks.
 type state struct {
 	Config   Config         `json:"config"`
+	Parts    Parts          `json:"parts"`
 	Clusters []clusterState `json:"clusters"`
 	// Complete is set once everything ran; a lab without it is made anew.
 	Complete bool `json:"complete"`
@@ -40,7 +41,7 @@ type loaded struct {
 func (l *Lab) save(complete bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := state{Config: l.cfg, Complete: complete}
+	s := state{Config: l.cfg, Parts: l.parts, Complete: complete}
 	for _, c := range l.Clusters {
 		cs := clusterState{Port: c.Port}
 		for _, n := range c.Nodes {
@@ -73,6 +74,7 @@ func load(dir, name string) (loaded, error) {
 	}
 	s.Config.Dir = dir
 	l := newLab(s.Config.withDefaults(), groups)
+	l.parts = s.Parts
 	for i, cs := range s.Clusters {
 		c := l.Clusters[i]
 		c.Port = cs.Port

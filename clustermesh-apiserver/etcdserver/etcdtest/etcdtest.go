@@ -31,7 +31,7 @@ type Mesh struct {
 
 	t     testing.TB
 	dir   string
-	trust atomic.Pointer[pki.Trust]
+	trust *atomic.Pointer[pki.Trust]
 	stop  func()
 }
 
@@ -49,13 +49,13 @@ func Must[T any](v T, err error) func(t testing.TB) T {
 // New starts a store and its front. They end with the test.
 func New(t testing.TB, name string) *Mesh {
 	t.Helper()
-	m := &Mesh{Name: name, t: t, dir: t.TempDir(), CA: Must(pki.NewCA(name, time.Now()))(t)}
+	m := &Mesh{Name: name, t: t, dir: t.TempDir(), trust: &atomic.Pointer[pki.Trust]{}, CA: Must(pki.NewCA(name, time.Now()))(t)}
 	m.trust.Store(&pki.Trust{
 		Server: Must(pki.IssueServer(m.CA, name, time.Now()))(t),
 		Agents: []*x509.Certificate{m.CA.Cert},
 	})
 	m.Start()
-	t.Cleanup(m.Stop)
+	t.Cleanup(func() { m.Stop() })
 	return m
 }
 
@@ -134,6 +134,15 @@ func (m *Mesh) Agent() pki.Pair {
 	return Must(pki.IssueAgent(m.CA, time.Now()))(m.t)
 }
 
+// ShareTrust makes m a replica of the API server that other is one of: clients
+// of one are clients of both, whichever comes to be trusted.
+func (m *Mesh) ShareTrust(other *Mesh) {
+	m.t.Helper()
+	m.CA, m.trust = other.CA, other.trust
+	m.Stop()
+	m.Start()
+}
+
 // Peer makes m trust a new peer and returns the peer's certificate.
 func (m *Mesh) Peer(name string) pki.Pair {
 	m.t.Helper()
@@ -180,10 +189,10 @@ func (m *Mesh) Rows(prefix string) map[string]string {
 	return Must(kvstore.NewTarget(m.Store.Client(), prefix).List(m.t.Context()))(m.t)
 }
 
-// Eventually waits for a condition for up to 15 seconds.
+// Eventually waits for a condition for up to 30 seconds.
 func Eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if cond() {
 			return
 		}

@@ -84,9 +84,7 @@ func (t *Target) commit(changes []change) error {
 	for _, c := range changes {
 		switch {
 		case c.key.Set == plan.RuleSet && c.del:
-			for _, x := range skeleton(plan.Rules{}) {
-				t.writer.DelTable(&nftables.Table{Family: x.family, Name: x.name})
-			}
+			return t.deleteTables() // and all elements with them
 		case c.key.Set == plan.RuleSet:
 			if err := t.replaceRules(c.row.Rules); err != nil {
 				return errors.Join(err, t.closeWriter())
@@ -111,11 +109,32 @@ func (t *Target) commit(changes []change) error {
 			}
 		}
 	}
-	if err := t.writer.Flush(); err != nil {
-		// Answers may be left in the socket.
-		return errors.Join(fmt.Errorf("change nft table %s: %w", tableName, err), t.closeWriter())
+	return t.flush("change")
+}
+
+// flush sends the transaction. The kernel answers for every message of a failed
+// one; the first answer says enough. More may be left in the socket.
+func (t *Target) flush(verb string) error {
+	err := t.writer.Flush()
+	if err == nil {
+		return nil
 	}
-	return nil
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		err = errno
+	}
+	return errors.Join(fmt.Errorf("%s nft table %s: %w", verb, tableName, err), t.closeWriter())
+}
+
+// deleteTables deletes both tables. It adds them first, so that it cannot fail
+// because they are gone.
+func (t *Target) deleteTables() error {
+	for _, x := range skeleton(plan.Rules{}) {
+		table := &nftables.Table{Family: x.family, Name: x.name}
+		t.writer.AddTable(table)
+		t.writer.DelTable(table)
+	}
+	return t.flush("delete")
 }
 
 // replaceRules queues what turns whatever is there into the skeleton. Sets that

@@ -14,7 +14,10 @@ import (
 const (
 	reg0 = unix.NFT_REG32_00
 	reg1 = reg0 + 1 // behind an IPv4 address
+	reg2 = reg0 + 2
 	reg4 = reg0 + 4 // behind an IPv6 address or a device name
+	reg5 = reg0 + 5
+	reg8 = reg0 + 8
 )
 
 // Offsets behind the outer UDP header's start: UDP 8, VXLAN 8 (RFC 7348,
@@ -94,6 +97,16 @@ func in(set plan.Set) exprs {
 
 func notIn(set plan.Set) exprs {
 	return exprs{&expr.Lookup{SourceRegister: reg0, SetName: string(set), Invert: true}}
+}
+
+// masked keeps the network part of an address in a register.
+func masked(register uint32, bytes, bits int) exprs {
+	return exprs{&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: uint32(bytes),
+		Mask: netmask(bytes, bits), Xor: make([]byte, bytes)}}
+}
+
+func constant(register uint32, value []byte) exprs {
+	return exprs{&expr.Immediate{Register: register, Data: value}}
 }
 
 func udpTo(port uint16) exprs {

@@ -18,9 +18,6 @@ import (
 
 const sizeofNfGenMsg = 4
 
-// Attributes that golang.org/x/sys/unix lacks.
-const setElemKeyEnd = 10 // NFTA_SET_ELEM_KEY_END
-
 type chainInfo struct {
 	name, kind             string
 	base                   bool
@@ -184,8 +181,6 @@ func elementOf(attrs []byte) (e element) {
 		switch typ {
 		case unix.NFTA_SET_ELEM_KEY:
 			e.key = value(v)
-		case setElemKeyEnd:
-			e.keyEnd = value(v)
 		case unix.NFTA_SET_ELEM_FLAGS:
 			e.end = be32(v)&unix.NFT_SET_ELEM_INTERVAL_END != 0
 		}

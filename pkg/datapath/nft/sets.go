@@ -3,6 +3,7 @@ package nft
 import (
 	"cmp"
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -20,13 +21,13 @@ const (
 	deviceAddr shape = iota // 16 bytes of name, address
 	oneAddr                 // address
 	ranges                  // start, and the address behind the end
-	addrRange               // address, then from and to
+	addrPrefix              // outer address, inner network, length of the inner prefix
 )
 
 // layout is the shape of a set and how long its addresses are.
 type layout struct {
 	shape        shape
-	first, inner int // bytes: the address, and that in the range of addrRange
+	first, inner int // bytes: the address, and the inner one of addrPrefix
 }
 
 func layoutOf(s plan.Set) (layout, bool) {
@@ -36,8 +37,8 @@ func layoutOf(s plan.Set) (layout, bool) {
 		plan.Direct4: {oneAddr, 4, 0}, plan.Direct6: {oneAddr, 16, 0},
 		plan.Local4: {ranges, 4, 0}, plan.Local6: {ranges, 16, 0},
 		plan.Mesh4: {ranges, 4, 0}, plan.Mesh6: {ranges, 16, 0},
-		plan.Decap44: {addrRange, 4, 4}, plan.Decap46: {addrRange, 4, 16},
-		plan.Decap64: {addrRange, 16, 4}, plan.Decap66: {addrRange, 16, 16},
+		plan.Decap44: {addrPrefix, 4, 4}, plan.Decap46: {addrPrefix, 4, 16},
+		plan.Decap64: {addrPrefix, 16, 4}, plan.Decap66: {addrPrefix, 16, 16},
 	}[s]
 	return l, ok
 }
@@ -62,8 +63,8 @@ func newSet(name plan.Set) *nftables.Set {
 		s.KeyType = addrType(l.first)
 	case ranges:
 		s.KeyType, s.Interval = addrType(l.first), true
-	case addrRange:
-		s.KeyType, s.Interval, s.Concatenation = nftables.MustConcatSetType(addrType(l.first), addrType(l.inner)), true, true
+	case addrPrefix:
+		s.KeyType = nftables.MustConcatSetType(addrType(l.first), addrType(l.inner), nftables.TypeMark)
 	}
 	return s
 }
@@ -88,12 +89,8 @@ func encode(k plan.FilterKey) []nftables.SetElement {
 		return []nftables.SetElement{{Key: append(deviceName(k.Dev), k.Addr.AsSlice()...)}}
 	case oneAddr:
 		return []nftables.SetElement{{Key: k.Addr.AsSlice()}}
-	case addrRange:
-		outer := k.Addr.AsSlice()
-		return []nftables.SetElement{{
-			Key:    slices.Concat(outer, k.Range.From.AsSlice()),
-			KeyEnd: slices.Concat(outer, k.Range.To.AsSlice()),
-		}}
+	case addrPrefix:
+		return []nftables.SetElement{{Key: slices.Concat(k.Addr.AsSlice(), k.Range.From.AsSlice(), lengthKey(length(k.Range)))}}
 	}
 	out := []nftables.SetElement{{Key: k.Range.From.AsSlice()}}
 	if behind := k.Range.To.Next(); behind.IsValid() {
@@ -104,8 +101,8 @@ func encode(k plan.FilterKey) []nftables.SetElement {
 
 // element is one as the kernel shows it.
 type element struct {
-	key, keyEnd []byte
-	end         bool // marks what lies behind a range
+	key []byte
+	end bool // marks what lies behind a range
 }
 
 // decode returns the keys that elements of a set stand for. What does not fit
@@ -123,13 +120,9 @@ func decode(set plan.Set, elements []element) []plan.FilterKey {
 			k.Dev, k.Addr = nl.StringOf(e.key[:unix.IFNAMSIZ]), nl.AddrOf(e.key[unix.IFNAMSIZ:])
 		case l.shape == oneAddr && len(e.key) == l.first:
 			k.Addr = nl.AddrOf(e.key)
-		case l.shape == addrRange && len(e.key) == l.first+l.inner:
-			end := e.keyEnd
-			if len(end) != len(e.key) { // the kernel leaves it out for single addresses
-				end = e.key
-			}
+		case l.shape == addrPrefix && len(e.key) == l.first+l.inner+4:
 			k.Addr = nl.AddrOf(e.key[:l.first])
-			k.Range = plan.Range{From: nl.AddrOf(e.key[l.first:]), To: nl.AddrOf(end[l.first:])}
+			k.Range = rangeOf(nl.AddrOf(e.key[l.first:l.first+l.inner]), int(nl.U32Of(e.key[l.first+l.inner:])))
 		default:
 			continue
 		}
@@ -158,6 +151,31 @@ func decodeRanges(set plan.Set, l layout, elements []element) []plan.FilterKey {
 	}
 	return out
 }
+
+// length is that of the prefix which r is.
+func length(r plan.Range) int {
+	from, to := r.From.AsSlice(), r.To.AsSlice()
+	n := 0
+	for n < len(from)*8 && from[n/8]>>(7-n%8)&1 == to[n/8]>>(7-n%8)&1 {
+		n++
+	}
+	return n
+}
+
+// lengthKey is a prefix length as a field of a key: a number in host order, like
+// a mark.
+func lengthKey(bits int) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(bits)) }
+
+func rangeOf(a netip.Addr, bits int) plan.Range {
+	mask := netmask(len(a.AsSlice()), bits)
+	to := a.AsSlice()
+	for i := range to {
+		to[i] |= ^mask[i]
+	}
+	return plan.Range{From: a, To: nl.AddrOf(to)}
+}
+
+func netmask(bytes, bits int) []byte { return net.CIDRMask(min(bits, 8*bytes), 8*bytes) }
 
 func boolCompare(a, b bool) int {
 	switch {
@@ -188,9 +206,6 @@ func setFlags(s *nftables.Set) uint32 {
 	var flags uint32
 	if s.Interval {
 		flags |= unix.NFT_SET_INTERVAL
-	}
-	if s.Concatenation {
-		flags |= nftables.NFT_SET_CONCAT
 	}
 	return flags
 }

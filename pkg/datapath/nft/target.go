@@ -153,24 +153,10 @@ func (t *Target) Counters(context.Context) (map[string]Counter, error) {
 }
 
 // Cleanup deletes both tables.
-func Cleanup(ctx context.Context, space nl.Space) error {
+func Cleanup(_ context.Context, space nl.Space) error {
 	t := New(space)
-	err := t.open()
-	for _, family := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyARP} {
-		if err == nil {
-			err = t.deleteTable(family)
-		}
+	if err := t.open(); err != nil {
+		return err
 	}
-	return errors.Join(err, t.Close())
-}
-
-// deleteTable adds the table first, so that deleting cannot fail.
-func (t *Target) deleteTable(family nftables.TableFamily) error {
-	table := &nftables.Table{Family: family, Name: tableName}
-	t.writer.AddTable(table)
-	t.writer.DelTable(table)
-	if err := t.writer.Flush(); err != nil {
-		return fmt.Errorf("delete nft table %s: %w", tableName, err)
-	}
-	return nil
+	return errors.Join(t.deleteTables(), t.Close())
 }

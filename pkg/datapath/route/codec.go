@@ -30,6 +30,9 @@ func encode(key plan.RouteKey, row plan.Route, index uint32) []byte {
 	attrs := nl.Attrs(header(key, row))
 	attrs.U32(unix.RTA_TABLE, plan.Table)
 	attrs.Bytes(unix.RTA_DST, key.Dst.Addr().AsSlice())
+	if m := metric(key.Dst.Addr()); m != 0 {
+		attrs.U32(unix.RTA_PRIORITY, m)
+	}
 	if index != 0 {
 		attrs.U32(unix.RTA_OIF, index)
 	}
@@ -58,6 +61,20 @@ func encode(key plan.RouteKey, row plan.Route, index uint32) []byte {
 		})
 	}
 	return attrs
+}
+
+// metric is a number made from the address of an IPv4 prefix. Linux (6.18) looks
+// for an equal next hop on every insert, in a hash over source, device and
+// metric, but not gateway or tunnel header: with one metric for all, 5,000
+// routes are one chain and take 1.1 s of CPU instead of 0.03 s. It depends on
+// nothing but the prefix, so that a route always replaces the one before.
+func metric(a netip.Addr) uint32 {
+	if !a.Is4() {
+		return 0
+	}
+	const goldenRatio, bits = 2654435769, 12
+	b := a.As4()
+	return 1 + binary.BigEndian.Uint32(b[:])*goldenRatio>>(32-bits)
 }
 
 // header is the rtmsg of a route of ours.
@@ -108,10 +125,13 @@ func decode(body []byte, names map[uint32]string) (key plan.RouteKey, row plan.R
 	row.OnLink = binary.NativeEndian.Uint32(body[8:])&unix.RTNH_F_ONLINK != 0
 	var encapType uint16
 	var encap []byte
+	var priority uint32
 	for typ, v := range nl.Each(body[unix.SizeofRtMsg:]) {
 		switch typ {
 		case unix.RTA_DST:
 			key.Dst = netip.PrefixFrom(nl.AddrOf(v), int(body[1]))
+		case unix.RTA_PRIORITY:
+			priority = nl.U32Of(v)
 		case unix.RTA_ENCAP_TYPE:
 			encapType = binary.NativeEndian.Uint16(v)
 		case unix.RTA_ENCAP:
@@ -123,7 +143,11 @@ func decode(body []byte, names map[uint32]string) (key plan.RouteKey, row plan.R
 	if encapType != 0 {
 		ok = decodeEncap(&row.Encap, encapType, encap) && ok
 	}
-	return key, row, ok && body[6] == scope(key, row)
+	usual := metric(key.Dst.Addr())
+	if key.Dst.Addr().Is6() {
+		usual = defaultMetricIPv6
+	}
+	return key, row, ok && body[6] == scope(key, row) && priority == usual
 }
 
 // attribute reads one attribute into row. It is false for what our routes do
@@ -145,8 +169,6 @@ func attribute(row *plan.Route, typ uint16, v []byte, names map[uint32]string) b
 		row.Gateway = nl.AddrOf(v[2:])
 	case unix.RTA_PREFSRC:
 		row.Src = nl.AddrOf(v)
-	case unix.RTA_PRIORITY:
-		return nl.U32Of(v) == defaultMetricIPv6
 	case unix.RTA_METRICS:
 		for metric, x := range nl.Each(v) {
 			if metric != unix.RTAX_MTU {

@@ -6,6 +6,8 @@
 //	                             one UDP exchange: who saw whom, over how many hops
 //	labtool flow --to HOST[:PORT] [--udp] [--interval 5ms] [--duration 10s]
 //	                             one long flow of numbered messages: what was lost, and the gaps
+//	labtool perfserve [--cpu N]  the other end of perf: TCP :8083, :8084, :8085
+//	labtool perf [--cpu N]       measures, as told on standard input: rr|crr|stream ADDRESS DURATION
 //	labtool sleep                nothing, until killed
 //
 // Clients print one line of JSON.
@@ -23,7 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const usage = "usage: labtool serve | get URL | udp [--timeout D] HOST[:PORT] | flow --to HOST[:PORT] [--udp] [--interval D] [--duration D] | sleep"
+const usage = "usage: labtool serve | get URL | udp [--timeout D] HOST[:PORT] | flow --to HOST[:PORT] [--udp] [--interval D] [--duration D] | perfserve [--cpu N] | perf [--cpu N] | sleep"
 
 // The ports serve listens on.
 const (
@@ -54,6 +56,10 @@ func run(ctx context.Context, args []string) error {
 		return udp(args[1:])
 	case verb == "flow":
 		return flow(ctx, args[1:])
+	case verb == "perfserve":
+		return perfserve(ctx, args[1:])
+	case verb == "perf":
+		return perf(ctx, args[1:], os.Stdin)
 	case verb == "sleep":
 		<-ctx.Done()
 		return nil

@@ -1,0 +1,126 @@
+// Package export publishes what this cluster tells the mesh: it keeps the rows
+// below wire.ExportPrefix as plan.Exports wants them, and beats the heart.
+package export
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/clustermesh/clustermesh/pkg/kvstore"
+	"github.com/clustermesh/clustermesh/pkg/plan"
+	"github.com/clustermesh/clustermesh/pkg/reconcile"
+	"github.com/clustermesh/clustermesh/pkg/status"
+	"github.com/clustermesh/clustermesh/pkg/wire"
+)
+
+// Options of an Export.
+type Options struct {
+	Cluster string
+	Store   *clientv3.Client
+	// Input is all that the export depends on, and whether all of it has been
+	// read; until then nothing is deleted and nothing is vouched for.
+	Input func() (in plan.ExportInput, complete bool)
+	Wakes []<-chan struct{} // readable when Input may have changed
+	Log   *slog.Logger
+	Board *status.Board
+	Meter reconcile.Meter
+}
+
+// Export publishes. Create it with New.
+type Export struct {
+	opt     Options
+	loop    *reconcile.Loop[string, string]
+	written atomic.Bool
+	ready   chan struct{} // closed when all is published and vouched for
+	once    sync.Once
+}
+
+// New returns an export that does nothing yet.
+func New(opt Options) *Export {
+	e := &Export{opt: opt, ready: make(chan struct{})}
+	target := stateOnly{kvstore.NewTarget(opt.Store, wire.ExportPrefix(opt.Cluster))}
+	e.loop = reconcile.NewLoop("export", target, e.wanted,
+		reconcile.Options{Log: opt.Log, Board: opt.Board, Meter: opt.Meter}, opt.Wakes...)
+	return e
+}
+
+func (e *Export) wanted() (map[string]string, bool) {
+	in, complete := e.opt.Input()
+	in.Written = e.written.Load()
+	return plan.Exports(in), complete
+}
+
+// Ready is closed once everything is published and vouched for.
+func (e *Export) Ready() <-chan struct{} { return e.ready }
+
+// Wake asks for a pass.
+func (e *Export) Wake() { e.loop.Wake() }
+
+// Run publishes until ctx ends.
+func (e *Export) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return e.loop.Run(ctx) })
+	g.Go(func() error { return e.vouch(ctx) })
+	return g.Wait()
+}
+
+// vouch writes the marks after all rows that they speak of, then lets the heart
+// beat: a cluster that has published nothing yet is not alive to others.
+func (e *Export) vouch(ctx context.Context) error {
+	for !e.published(ctx) {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	e.written.Store(true)
+	for e.loop.Sync(ctx) != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	e.once.Do(func() { close(e.ready) })
+	count := uint64(time.Now().UnixMilli()) // grows over restarts
+	beat := func() string {
+		count++
+		return string(wire.Heartbeat{Count: count, At: time.Now()}.Encode())
+	}
+	key := wire.ExportPrefix(e.opt.Cluster) + wire.HeartbeatTail().String()
+	return kvstore.NewHeartbeat(e.opt.Store, key, beat, kvstore.HeartbeatOptions{Log: e.opt.Log}).Run(ctx)
+}
+
+// published tells that a pass which began with complete input has succeeded.
+func (e *Export) published(ctx context.Context) bool {
+	if _, complete := e.opt.Input(); !complete {
+		return false
+	}
+	return e.loop.Sync(ctx) == nil
+}
+
+// stateOnly is the export without the heartbeat, which has a writer of its own.
+type stateOnly struct{ *kvstore.Target }
+
+// List implements reconcile.Target.
+func (s stateOnly) List(ctx context.Context) (map[string]string, error) {
+	rows, err := s.Target.List(ctx)
+	delete(rows, wire.HeartbeatTail().String())
+	return rows, err
+}
+
+// Incarnation names the life of a store in the cluster row.
+func Incarnation(ctx context.Context, store *clientv3.Client) (string, error) {
+	resp, err := store.Get(ctx, wire.Root, clientv3.WithCountOnly())
+	if err != nil {
+		return "", fmt.Errorf("ask the store for its identity: %w", err)
+	}
+	return strconv.FormatUint(resp.Header.ClusterId, 16), nil
+}

@@ -1,0 +1,87 @@
+package serve
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/clustermesh/clustermesh/clustermesh-apiserver/export"
+	"github.com/clustermesh/clustermesh/pkg/config"
+	"github.com/clustermesh/clustermesh/pkg/kube"
+	"github.com/clustermesh/clustermesh/pkg/model"
+	"github.com/clustermesh/clustermesh/pkg/plan"
+	"github.com/clustermesh/clustermesh/pkg/state"
+	"github.com/clustermesh/clustermesh/pkg/version"
+	"github.com/clustermesh/clustermesh/pkg/wire"
+)
+
+// tables are what Kubernetes says.
+type tables struct {
+	cfg      config.Config
+	nodes    *state.Table[model.NodeKey, model.Node]
+	peers    *state.Table[string, kube.Peer]
+	servers  *state.Table[string, kube.APIServer]
+	exposure *state.Table[string, kube.Exposure]
+}
+
+func newTables(cfg config.Config) *tables {
+	t := &tables{cfg: cfg, nodes: state.New[model.NodeKey, model.Node](), peers: state.New[string, kube.Peer](),
+		servers: state.New[string, kube.APIServer](), exposure: state.New[string, kube.Exposure]()}
+	t.nodes.Expect(kube.Source)
+	t.peers.Expect(kube.Source)
+	t.servers.Expect(kube.Source)
+	t.exposure.Expect(kube.Source)
+	return t
+}
+
+// run keeps the tables until ctx ends.
+func (t *tables) run(ctx context.Context, client *kube.Client, log *slog.Logger) error {
+	node := kube.NodeOptions{Cluster: t.cfg.Cluster.Name, Encap: t.cfg.Routing.Backend, VXLANPort: plan.DefaultVXLANPort, VNI: plan.DefaultVNI}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return client.RunNodes(ctx, log, node, t.nodes) })
+	g.Go(func() error { return client.RunPeers(ctx, log, t.peers) })
+	g.Go(func() error { return client.RunAPIServers(ctx, log, t.servers) })
+	g.Go(func() error { return client.RunExposure(ctx, log, t.exposure) })
+	return g.Wait()
+}
+
+// endpoints is where peers can reach the mesh API.
+func (t *tables) endpoints() []string {
+	in := plan.ReachInput{Config: t.cfg.APIServer, Nodes: t.nodes.Rows()}
+	for _, s := range t.servers.Rows() {
+		if s.Node != "" && !slices.Contains(in.Hosts, s.Node) {
+			in.Hosts = append(in.Hosts, s.Node)
+		}
+	}
+	if e, ok := t.exposure.Get(kube.ServiceName); ok {
+		in.NodePort, in.Port, in.Ingress = e.NodePort, e.Port, strings.Fields(e.Ingress)
+	}
+	return plan.Endpoints(in)
+}
+
+// newExport publishes the tables.
+func (s *server) newExport(ctx context.Context) (*export.Export, error) {
+	incarnation, err := export.Incarnation(ctx, s.store.client)
+	if err != nil {
+		return nil, err
+	}
+	var last []string // a moment without any API server pod must not lose the endpoints
+	input := func() (plan.ExportInput, bool) {
+		nodes, complete := s.tables.nodes.Snapshot()
+		if e := s.tables.endpoints(); len(e) > 0 {
+			last = e
+		}
+		return plan.ExportInput{Nodes: nodes, Cluster: wire.Cluster{
+			Name: s.cfg.Cluster.Name, Product: version.Version, MinVersion: wire.Version, MaxVersion: wire.Version,
+			Incarnation: incarnation, PodCIDRs: s.cfg.Cluster.PodCIDRs, ServiceCIDRs: s.cfg.Cluster.ServiceCIDRs,
+			Endpoints: last, CABundle: s.keys.bundle(),
+		}}, complete && s.tables.servers.Synced() && s.tables.exposure.Synced()
+	}
+	return export.New(export.Options{
+		Cluster: s.cfg.Cluster.Name, Store: s.store.client, Input: input, Log: s.log, Board: s.board, Meter: s.meter,
+		Wakes: []<-chan struct{}{s.tables.nodes.Subscribe(), s.tables.servers.Subscribe(), s.tables.exposure.Subscribe(), s.keys.subscribe()},
+	}), nil
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/clustermesh/clustermesh/pkg/config"
+)
+
+// checkInstallNodes compares the values with what nodes have already: pod CIDRs of a node can never be changed, so values that
+// do not fit would leave it without network. warn gets what may still come right by itself.
+func checkInstallNodes(ctx context.Context, cluster *kubeCluster, values config.Config, warn func(string)) error {
+	nodes, err := cluster.typed.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list nodes: %w", err)
+	}
+	var without []string
+	for _, node := range nodes.Items {
+		if len(node.Spec.PodCIDRs) == 0 {
+			without = append(without, node.Name)
+		}
+		if err := checkNode(node, values.Cluster.PodCIDRs); err != nil {
+			return err
+		}
+	}
+	if len(without) > 0 && values.IPAM.Mode == config.IPAMKubernetes {
+		warn(fmt.Sprintf("nodes without pod CIDR: %s; kube-controller-manager has to give it (--allocate-node-cidrs), or set ipam.mode=cluster-pool",
+			atMost(3, without, ", ")))
+	}
+	return nil
+}
+
+func checkNode(node corev1.Node, pool []netip.Prefix) error {
+	for _, cidr := range node.Spec.PodCIDRs {
+		prefix, err := netip.ParsePrefix(cidr)
+		if err != nil {
+			return fmt.Errorf("node %s: parse pod CIDR: %w", node.Name, err)
+		}
+		inside := slices.ContainsFunc(pool, func(p netip.Prefix) bool {
+			return p.Bits() <= prefix.Bits() && p.Contains(prefix.Addr())
+		})
+		if !inside {
+			return fmt.Errorf("cluster.podCIDRs: %s does not contain %s, which node %s has for its pods; give all pod CIDRs of the cluster, "+
+				"for example --set cluster.podCIDRs={%s}", joinPrefixes(pool), prefix, node.Name, guessPool(prefix))
+		}
+	}
+	return nil
+}
+
+func joinPrefixes(prefixes []netip.Prefix) string {
+	var all []string
+	for _, p := range prefixes {
+		all = append(all, p.String())
+	}
+	return strings.Join(all, ",")
+}
+
+// guessPool is a pool that a node's share may come from: 256 times as big, as with the usual sizes.
+func guessPool(share netip.Prefix) netip.Prefix {
+	return netip.PrefixFrom(share.Addr(), max(share.Bits()-8, 8)).Masked()
+}
