@@ -90,11 +90,12 @@ func TestMirrorScale(t *testing.T) {
 		debug.SetMemoryLimit(int64(n) << 20)
 	}
 	src := startSource(t)
-	dest, err := etcdserver.Start(t.Context(), etcdserver.Options{Dir: t.TempDir()})
+	dir := t.TempDir()
+	dest, err := etcdserver.Start(t.Context(), etcdserver.Options{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dest.Close()
+	defer func() { _ = dest.Close() }()
 	t.Logf("before: RSS %s", rss())
 
 	start := time.Now()
@@ -113,9 +114,25 @@ func TestMirrorScale(t *testing.T) {
 	t.Logf("end: RSS %s", rss())
 	debug.FreeOSMemory()
 	t.Logf("after GC: RSS %s", rss())
+
+	m.stop()
+	if err := dest.Close(); err != nil {
+		t.Fatal(err)
+	}
+	used, start := cpu(t), time.Now()
+	if dest, err = etcdserver.Start(t.Context(), etcdserver.Options{Dir: dir}); err != nil {
+		t.Fatal(err)
+	}
+	opened := time.Since(start)
+	rev := dest.Stats().Revision
+	m = runMirror(t, src, dest.Client())
+	half, all = m.waitSynced(t, scalePeers/2), m.waitSynced(t, scalePeers)
+	t.Logf("restarted: open %v, half %v, all %v; CPU %v; %d writes; RSS %s",
+		opened, half.Sub(start), all.Sub(start), cpu(t)-used, dest.Stats().Revision-rev, rss())
 }
 
 type scaleMirror struct {
+	stop   func()
 	synced chan time.Time
 	n      int
 	last   time.Time
@@ -138,11 +155,10 @@ func (m *scaleMirror) waitSynced(t *testing.T, n int) time.Time {
 func runMirror(t *testing.T, src *source, dest *clientv3.Client) *scaleMirror {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	t.Cleanup(func() { cancel(); wg.Wait() })
-	m := &scaleMirror{synced: make(chan time.Time, scalePeers)}
+	m := &scaleMirror{stop: func() { cancel(); wg.Wait() }, synced: make(chan time.Time, scalePeers)}
+	t.Cleanup(m.stop)
 	own := src.own(t)
 	gate := kvstore.NewGate(4)
-	txnOps, _ := strconv.Atoi(os.Getenv("TXNOPS"))
 	for i, addr := range src.Addresses {
 		bundle, err := pki.ParseBundle([]byte(src.CA[i]))
 		if err != nil {
@@ -150,12 +166,13 @@ func runMirror(t *testing.T, src *source, dest *clientv3.Client) *scaleMirror {
 		}
 		conf := pki.ClientConfig(peerName(i), bundle, func() pki.Pair { return own })
 		done := false
-		sink := kvstore.NewCopySink(dest, wire.MirrorPrefix("us", peerName(i)), kvstore.CopyOptions{TxnOps: txnOps}) //
+		sink := kvstore.NewCopySink(dest, wire.MirrorPrefix("us", peerName(i)), kvstore.CopyOptions{Tag: "scale"})
 		r := kvstore.NewReader(kvstore.TLSDial(func() (*tls.Config, error) { return conf, nil }),
 			func() []string { return []string{addr} }, sink, kvstore.ReaderOptions{
 				Prefix: wire.ExportPrefix(peerName(i)), Gate: gate,
+				Resume: []wire.Kind{wire.KindCluster, wire.KindHeartbeat, wire.KindNode},
 				OnState: func(s kvstore.State) {
-					if s.Synced && !done {
+					if s.Synced && s.Connected && !done {
 						done = true
 						m.synced <- time.Now()
 					}

@@ -6,7 +6,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,7 +48,7 @@ type Export struct {
 // New returns an export that does nothing yet.
 func New(opt Options) *Export {
 	e := &Export{opt: opt, ready: make(chan struct{})}
-	target := stateOnly{kvstore.NewTarget(opt.Store, wire.ExportPrefix(opt.Cluster))}
+	target := rows{kvstore.NewTarget(opt.Store, wire.ExportPrefix(opt.Cluster)), &e.written}
 	e.loop = reconcile.NewLoop("export", target, e.wanted,
 		reconcile.Options{Log: opt.Log, Board: opt.Board, Meter: opt.Meter}, opt.Wakes...)
 	return e
@@ -69,33 +71,58 @@ func (e *Export) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.loop.Run(ctx) })
 	g.Go(func() error { return e.vouch(ctx) })
+	g.Go(func() error { return e.beat(ctx) })
 	return g.Wait()
 }
 
-// vouch writes the marks after all rows that they speak of, then lets the heart
-// beat: a cluster that has published nothing yet is not alive to others.
+// vouch writes the marks after all rows that they speak of.
 func (e *Export) vouch(ctx context.Context) error {
 	for !e.published(ctx) {
-		select {
-		case <-ctx.Done():
+		if !pause(ctx) {
 			return ctx.Err()
-		case <-time.After(100 * time.Millisecond):
 		}
 	}
 	e.written.Store(true)
 	for e.loop.Sync(ctx) != nil {
-		if ctx.Err() != nil {
+		if !pause(ctx) {
 			return ctx.Err()
 		}
 	}
 	e.once.Do(func() { close(e.ready) })
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// beat begins once everything is published, in this life or in one before: a
+// cluster that has published nothing yet is not alive to others.
+func (e *Export) beat(ctx context.Context) error {
+	mark := wire.ExportPrefix(e.opt.Cluster) + wire.SyncedTail(wire.KindNode).String()
+	for {
+		resp, err := e.opt.Store.Get(ctx, mark)
+		if err == nil && len(resp.Kvs) > 0 {
+			break
+		}
+		if !pause(ctx) {
+			return ctx.Err()
+		}
+	}
 	count := uint64(time.Now().UnixMilli()) // grows over restarts
-	beat := func() string {
+	value := func() string {
 		count++
 		return string(wire.Heartbeat{Count: count, At: time.Now()}.Encode())
 	}
 	key := wire.ExportPrefix(e.opt.Cluster) + wire.HeartbeatTail().String()
-	return kvstore.NewHeartbeat(e.opt.Store, key, beat, kvstore.HeartbeatOptions{Log: e.opt.Log}).Run(ctx)
+	return kvstore.NewHeartbeat(e.opt.Store, key, value, kvstore.HeartbeatOptions{Log: e.opt.Log}).Run(ctx)
+}
+
+// pause tells whether ctx still goes on after a moment.
+func pause(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(100 * time.Millisecond):
+		return true
+	}
 }
 
 // published tells that a pass which began with complete input has succeeded.
@@ -106,14 +133,22 @@ func (e *Export) published(ctx context.Context) bool {
 	return e.loop.Sync(ctx) == nil
 }
 
-// stateOnly is the export without the heartbeat, which has a writer of its own.
-type stateOnly struct{ *kvstore.Target }
+// rows are the export without the heartbeat, which has a writer of its own, and
+// without marks until they may be written: those of a life before still hold,
+// since nothing that they vouched for is deleted before Kubernetes was read.
+type rows struct {
+	*kvstore.Target
+	written *atomic.Bool
+}
 
 // List implements reconcile.Target.
-func (s stateOnly) List(ctx context.Context) (map[string]string, error) {
-	rows, err := s.Target.List(ctx)
-	delete(rows, wire.HeartbeatTail().String())
-	return rows, err
+func (r rows) List(ctx context.Context) (map[string]string, error) {
+	written := r.written.Load()
+	all, err := r.Target.List(ctx)
+	maps.DeleteFunc(all, func(k, _ string) bool {
+		return k == wire.HeartbeatTail().String() || !written && strings.HasPrefix(k, wire.KindPrefix(wire.KindSynced))
+	})
+	return all, err
 }
 
 // Incarnation names the life of a store in the cluster row.

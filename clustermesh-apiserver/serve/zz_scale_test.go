@@ -32,7 +32,7 @@ func zzName(i int) string { return fmt.Sprintf("peer%03d", i) }
 func zzRows(i int) map[string]string {
 	name := zzName(i)
 	rows := map[string]string{
-		"cluster": string(wire.Cluster{Name: name, Product: "x", MinVersion: 1, MaxVersion: 1, PodCIDRs: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", i))}}.Encode()),
+		"cluster":   string(wire.Cluster{Name: name, Product: "x", MinVersion: 1, MaxVersion: 1, PodCIDRs: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", i))}}.Encode()),
 		"heartbeat": string(wire.Heartbeat{Count: 1, At: time.Now()}.Encode()),
 	}
 	for _, k := range wire.Kinds() {

@@ -40,7 +40,7 @@ func newLoops(w *world, opt reconcile.Options) *loops {
 	rules := loopOf(w, opt, "rules", route.NewRules(space), func(p *plan.Plan) map[plan.RuleKey]plan.Rule { return p.Rules })
 	return &loops{
 		filter: filter,
-		order:  []runner{nftLoop, sysctls, tunnels, neighbours, routes, rules},
+		order:  []runner{nftLoop, tunnels, sysctls, neighbours, routes, rules},
 		pods:   []runner{nftLoop, neighbours, routes},
 	}
 }

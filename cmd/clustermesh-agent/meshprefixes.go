@@ -45,7 +45,8 @@ type meshPrefixes struct {
 	peers   *state.Table[string, kube.Peer]
 	table   *state.Table[meshPrefix, struct{}]
 	nodes   *state.Table[model.NodeKey, model.Node]
-	ready   atomic.Bool
+	ready   atomic.Bool // the table can be relied on
+	listed  atomic.Bool // the Peer objects were read, and their nodes are expected
 }
 
 func newMeshPrefixes(log *slog.Logger, cluster config.Cluster, path string, nodes *state.Table[model.NodeKey, model.Node]) *meshPrefixes {
@@ -87,6 +88,10 @@ func (m *meshPrefixes) restore() error {
 // from the journal while these can't be read.
 func (m *meshPrefixes) known() bool { return m.ready.Load() }
 
+// complete tells whether every peer that there is at the start is expected in
+// the nodes' table; before that, its being synced says nothing of other clusters.
+func (m *meshPrefixes) complete() bool { return m.listed.Load() }
+
 // run follows the Peer objects until ctx ends.
 func (m *meshPrefixes) run(ctx context.Context) error {
 	wake := m.peers.Subscribe()
@@ -103,6 +108,7 @@ func (m *meshPrefixes) run(ctx context.Context) error {
 		}
 		accepted := m.accepted(peers)
 		m.follow(accepted, first)
+		m.listed.Store(true)
 		m.save(accepted)
 		m.ready.Store(true)
 		m.table.Replace(kube.Source, rowsOf(accepted))

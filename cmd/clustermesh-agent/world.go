@@ -90,13 +90,14 @@ func (w *world) refresh() {
 
 func (w *world) input() (plan.Input, bool) {
 	in := w.base
+	peersListed := w.mesh.complete() // asked first: what it promises then holds for the tables below
 	nodes, nodesSynced := w.nodes.Snapshot()
 	pods, podsSynced := w.pods.Snapshot()
 	in.Nodes, in.Pods, in.Mesh = nodes, pods, w.mesh.byCluster()
 	w.mu.Lock()
 	in.Underlay = w.underlay
 	w.mu.Unlock()
-	return in, nodesSynced && podsSynced
+	return in, peersListed && nodesSynced && podsSynced
 }
 
 // publish makes p the plan. Once every source that was there at the start has

@@ -17,6 +17,8 @@ import (
 	meshconfig "github.com/clustermesh/clustermesh/pkg/config"
 )
 
+const applyTime = 2 * time.Minute
+
 // deployment is the chart with the values to install or upgrade it with on one cluster. Its values have been checked.
 type deployment struct {
 	cluster *kubeCluster
@@ -65,6 +67,8 @@ func (d *deployment) install(ctx context.Context, dryRun bool) (*release.Release
 	run.WaitStrategy, run.Timeout = kube.HookOnlyStrategy, d.timeout
 	run.ServerSideApply = true
 	run.DryRunStrategy = dryRunStrategy(dryRun)
+	ctx, cancel := applyContext(ctx)
+	defer cancel()
 	result, err := run.RunWithContext(ctx, d.chart, d.values)
 	if err != nil {
 		return nil, fmt.Errorf("install chart in namespace %s: %w", d.cluster.namespace, err)
@@ -81,11 +85,19 @@ func (d *deployment) upgrade(ctx context.Context, dryRun bool) (*release.Release
 	run.ServerSideApply, run.ForceConflicts = "true", true
 	run.MaxHistory = 10
 	run.DryRunStrategy = dryRunStrategy(dryRun)
+	ctx, cancel := applyContext(ctx)
+	defer cancel()
 	result, err := run.RunWithContext(ctx, releaseName, d.chart, d.values)
 	if err != nil {
 		return nil, fmt.Errorf("upgrade chart in namespace %s: %w", d.cluster.namespace, err)
 	}
 	return asRelease(result)
+}
+
+// applyContext does not end with the user's time or patience: Helm goes on applying in the background when its context
+// ends, and would race with the undoing. It takes seconds unless the API server hangs.
+func applyContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), applyTime)
 }
 
 // helmUninstall removes what the chart made; it is no error if that has happened already.

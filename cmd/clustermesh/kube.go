@@ -61,6 +61,10 @@ func (f *kubeFlags) connect() (*kubeCluster, error) {
 		return nil, err
 	}
 	config, err := loader.ClientConfig()
+	if clientcmd.IsEmptyConfig(err) {
+		return nil, fmt.Errorf("no kubeconfig in %s; choose a file with --kubeconfig or $KUBECONFIG",
+			strings.Join(loader.ConfigAccess().GetLoadingPrecedence(), ", "))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("load kubeconfig%s: %w; choose a file with --kubeconfig and a context with --context", f.origin(), err)
 	}

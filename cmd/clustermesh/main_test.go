@@ -70,6 +70,15 @@ func TestArgumentErrors(t *testing.T) {
 	}
 }
 
+func TestNoKubeconfig(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "absent")
+	t.Setenv("KUBECONFIG", path)
+	err := run(t.Context(), []string{"clustermesh", "install"}, strings.NewReader(""), &bytes.Buffer{}, &bytes.Buffer{})
+	if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "--kubeconfig") {
+		t.Errorf("error %v does not say where it looked and what to do", err)
+	}
+}
+
 func TestHelp(t *testing.T) {
 	for program, want := range map[string]string{
 		"/usr/bin/clustermesh":         "  clustermesh [command]",

@@ -41,7 +41,7 @@ Pods on the pod network lose it. Then the objects in Kubernetes are removed. An 
 			return uninstall(ctx, flags, options, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	cmd.Flags().BoolVar(&options.force, "force", false, "uninstall although peers are connected, and skip nodes that are not ready")
+	cmd.Flags().BoolVar(&options.force, "force", false, "uninstall although peers are connected, and skip nodes that do not report")
 	cmd.Flags().DurationVar(&options.timeout, "timeout", 5*time.Minute, "how long it may take")
 	return cmd
 }
@@ -75,7 +75,7 @@ func uninstall(ctx context.Context, flags *kubeFlags, options *uninstallFlags, o
 // removeEverything goes from what depends to what is depended on: the API server would make its secrets again, and the
 // agents need their rights to say that their node is clean.
 func removeEverything(ctx context.Context, cluster *kubeCluster, config *action.Configuration, options *uninstallFlags, show *progress) error {
-	if err := stopAPIServer(ctx, cluster, show); err != nil {
+	if err := stopAPIServer(ctx, cluster, options.force, show); err != nil {
 		return err
 	}
 	if err := cleanNodes(ctx, cluster, options.force, show); err != nil {
@@ -91,7 +91,7 @@ func removeEverything(ctx context.Context, cluster *kubeCluster, config *action.
 	if err := helmUninstall(config, remaining); err != nil {
 		return err
 	}
-	if err := waitNoPods(ctx, cluster, "app.kubernetes.io/name=clustermesh", show); err != nil {
+	if err := waitNoPods(ctx, cluster, "app.kubernetes.io/name=clustermesh", options.force, show); err != nil {
 		return err
 	}
 	show.step("removed the chart's objects")

@@ -10,48 +10,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/util/retry"
 )
 
-const (
-	mergePatch  = types.MergePatchType
-	cleanupVerb = "cleanup" // of clustermesh-agent
-)
-
-// stopAPIServer scales the mesh API server away and waits until no pod of it is left: it holds its data directory open
-// and would make its secrets again.
-func stopAPIServer(ctx context.Context, cluster *kubeCluster, show *progress) error {
-	patch := []byte(`{"spec":{"replicas":0}}`)
-	_, err := cluster.typed.AppsV1().Deployments(cluster.namespace).Patch(ctx, apiserverName, mergePatch, patch, metav1.PatchOptions{FieldManager: fieldManager})
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("scale Deployment %s to 0: %w", apiserverName, err)
-	}
-	if err := waitNoPods(ctx, cluster, componentLabel+"="+apiserverComponent, show); err != nil {
-		return err
-	}
-	show.step("stopped the mesh API server")
-	return nil
-}
-
-func waitNoPods(ctx context.Context, cluster *kubeCluster, selector string, show *progress) error {
-	return show.poll(ctx, func(ctx context.Context) (bool, string, error) {
-		pods, err := cluster.typed.CoreV1().Pods(cluster.namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
-		if err != nil {
-			why, err := transient("list pods", err)
-			return false, why, err
-		}
-		var names []string
-		for _, pod := range pods.Items {
-			names = append(names, pod.Name)
-		}
-		return len(names) == 0, "the end of " + strings.Join(names, ", "), nil
-	})
-}
+// cleanupVerb is the agent's.
+const cleanupVerb = "cleanup"
 
 // cleanNodes makes every agent pod remove what its node holds of clustermesh, and waits until each says it is done.
 func cleanNodes(ctx context.Context, cluster *kubeCluster, force bool, show *progress) error {
@@ -87,7 +51,8 @@ func waitClean(ctx context.Context, cluster *kubeCluster, force bool, show *prog
 		return fmt.Errorf("clean nodes: %w; nodes that are gone for good can be skipped with --force", err)
 	}
 	if len(now.unreachable) > 0 {
-		show.step("nodes are clean, except these, which are not ready: %s", strings.Join(now.unreachable, ", "))
+		show.step("nodes are clean, except these, which do not report: %s; once they are back, `clustermesh-agent cleanup` cleans them",
+			strings.Join(now.unreachable, ", "))
 		return nil
 	}
 	show.step("all nodes are clean")
@@ -99,7 +64,7 @@ type cleaning struct {
 	seen        bool     // the DaemonSet's controller knows the new template, so total is true
 	total       int      // nodes that have an agent
 	clean       []string // nodes that said so
-	unreachable []string // nodes that are not ready and have not said so
+	unreachable []string // nodes that are not heard of and have not said so
 }
 
 func (c cleaning) done(force bool) bool {
@@ -138,14 +103,19 @@ func judgeCleaning(set *appsv1.DaemonSet, pods []corev1.Pod, nodes []corev1.Node
 		}
 	}
 	for _, node := range nodes {
-		ready := slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
-			return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-		})
-		if !ready && !slices.Contains(result.clean, node.Name) {
+		if !nodeReports(node) && !slices.Contains(result.clean, node.Name) {
 			result.unreachable = append(result.unreachable, node.Name)
 		}
 	}
 	return result
+}
+
+// nodeReports tells whether the node's kubelet is heard of. A node that says it is not ready does report: without a CNI
+// configuration, which goes first, none is ready.
+func nodeReports(node corev1.Node) bool {
+	return slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status != corev1.ConditionUnknown
+	})
 }
 
 // cleanupDaemonSet is the agent's DaemonSet with its pods turned into cleaners. They see the directories above ours, so

@@ -50,7 +50,7 @@ func TestJudgeCleaning(t *testing.T) {
 			Status:     corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}}},
 		}
 	}
-	const yes, no = corev1.ConditionTrue, corev1.ConditionFalse
+	const yes, no, silent = corev1.ConditionTrue, corev1.ConditionFalse, corev1.ConditionUnknown
 	tests := map[string]struct {
 		observed    int64
 		pods        []corev1.Pod
@@ -61,9 +61,10 @@ func TestJudgeCleaning(t *testing.T) {
 		"controller has not seen":   {1, []corev1.Pod{pod("a", "cleanup", yes), pod("b", "cleanup", yes)}, nil, false, false},
 		"one still cleaning":        {2, []corev1.Pod{pod("a", "cleanup", yes), pod("b", "cleanup", no)}, []corev1.Node{node("a", yes), node("b", yes)}, false, false},
 		"one still an agent":        {2, []corev1.Pod{pod("a", "cleanup", yes), pod("b", "--config", yes)}, []corev1.Node{node("a", yes), node("b", yes)}, false, false},
-		"one node gone":             {2, []corev1.Pod{pod("a", "cleanup", yes)}, []corev1.Node{node("a", yes), node("b", no)}, false, true},
-		"gone node was clean":       {2, []corev1.Pod{pod("a", "cleanup", yes), pod("b", "cleanup", no)}, []corev1.Node{node("a", no), node("b", yes)}, false, false},
-		"nothing cleaned, all gone": {2, nil, []corev1.Node{node("a", no), node("b", no)}, false, true},
+		"node without CNI reports":  {2, []corev1.Pod{pod("a", "cleanup", yes)}, []corev1.Node{node("a", no), node("b", no)}, false, false},
+		"one node gone":             {2, []corev1.Pod{pod("a", "cleanup", yes)}, []corev1.Node{node("a", yes), node("b", silent)}, false, true},
+		"gone node was clean":       {2, []corev1.Pod{pod("a", "cleanup", yes), pod("b", "cleanup", no)}, []corev1.Node{node("a", silent), node("b", yes)}, false, false},
+		"nothing cleaned, all gone": {2, nil, []corev1.Node{node("a", silent), node("b", silent)}, false, true},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

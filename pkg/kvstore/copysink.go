@@ -23,6 +23,10 @@ type CopyOptions struct {
 	Begin func(p Part)
 	// Gone is told which rows the source has deleted.
 	Gone func(p Part, keys []string)
+	// Tag, if not empty, makes the copy one that a Reader can resume: it is kept
+	// with the position, and a position with another tag is void. Let it change
+	// with whatever Admit decides by. It holds no space.
+	Tag string
 	// TxnOps is the number of rows per transaction; 0 means 128.
 	TxnOps int
 }
@@ -36,6 +40,9 @@ type CopySink struct {
 	opt    CopyOptions
 	w      writer
 	part   *partCopy // nil outside of a part
+
+	resumed  bool     // the list that goes on is of our own rows
+	reaching Position // see Resumer
 }
 
 // NewCopySink returns a sink that copies below prefix, which ends in a slash.
@@ -74,10 +81,13 @@ func (c *CopySink) base(group string) string {
 }
 
 // BeginList implements Sink.
-func (c *CopySink) BeginList(context.Context, ListInfo) error {
-	c.part = nil
+func (c *CopySink) BeginList(ctx context.Context, l ListInfo) error {
+	c.part, c.resumed = nil, l.Resumed
 	c.w.ops, c.w.bytes = nil, 0 // of a list that was given up
-	return nil
+	if l.Resumed {
+		return nil
+	}
+	return c.forgetPosition(ctx)
 }
 
 // BeginPart implements Sink.
@@ -96,6 +106,9 @@ func (c *CopySink) Rows(ctx context.Context, p Part, rows []Row) error {
 	if c.part == nil {
 		return errors.New("rows outside of a part")
 	}
+	if c.resumed { // they are there; what is not admitted any more is withdrawn
+		return c.withdraw(ctx, p, rows)
+	}
 	admitted := c.opt.Admit(p, slices.Clone(rows))
 	for _, row := range rows {
 		ok := len(admitted) > 0 && admitted[0].Key == row.Key
@@ -108,6 +121,21 @@ func (c *CopySink) Rows(ctx context.Context, p Part, rows []Row) error {
 	}
 	if len(admitted) > 0 {
 		return errors.New("admission returned rows that it was not given, or out of order")
+	}
+	return nil
+}
+
+// withdraw deletes those of the rows that are not admitted.
+func (c *CopySink) withdraw(ctx context.Context, p Part, rows []Row) error {
+	admitted := c.opt.Admit(p, slices.Clone(rows))
+	for _, row := range rows {
+		if len(admitted) > 0 && admitted[0].Key == row.Key {
+			admitted = admitted[1:]
+			continue
+		}
+		if err := c.w.delete(ctx, c.part.base+row.Key); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -165,6 +193,10 @@ func (c *CopySink) deleteWaiting(ctx context.Context) error {
 // EndPart implements Sink. The mark is copied once the rows it vouches for are
 // there.
 func (c *CopySink) EndPart(ctx context.Context, p Part) error {
+	if c.resumed {
+		c.part = nil
+		return c.w.flush(ctx)
+	}
 	if _, _, err := c.passBy(ctx, ""); err != nil {
 		return err
 	}
@@ -194,7 +226,16 @@ func (c *CopySink) EndPart(ctx context.Context, p Part) error {
 }
 
 // EndList implements Sink.
-func (c *CopySink) EndList(context.Context) error { return nil }
+func (c *CopySink) EndList(ctx context.Context) error {
+	if c.resumed {
+		c.resumed = false
+		return nil
+	}
+	if err := c.savePosition(ctx); err != nil {
+		return err
+	}
+	return c.w.flush(ctx)
+}
 
 // Events implements Sink. Of several changes of a row the last one counts.
 func (c *CopySink) Events(ctx context.Context, events []Event) error {
@@ -230,6 +271,9 @@ func (c *CopySink) Events(ctx context.Context, events []Event) error {
 		if err := c.deleteGone(ctx, p, gone[p]); err != nil {
 			return err
 		}
+	}
+	if err := c.savePosition(ctx); err != nil {
+		return err
 	}
 	return c.w.flush(ctx)
 }

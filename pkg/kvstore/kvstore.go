@@ -37,6 +37,9 @@ type ListInfo struct {
 	Endpoint  string
 	ClusterID uint64 // tells data directories apart
 	Revision  int64
+	// Resumed says that these are the sink's own rows, which it held when its
+	// process ended: some kinds, for what is decided from them to be known again.
+	Resumed bool
 }
 
 // Sink takes in what a Reader reads. All calls come from one goroutine:
@@ -59,6 +62,26 @@ type Sink interface {
 	EndList(ctx context.Context) error
 	// Events are all changes that wait, in the order they were made.
 	Events(ctx context.Context, events []Event) error
+}
+
+// Position is how far a sink has come.
+type Position struct {
+	ClusterID uint64
+	Revision  int64
+	Vouched   []wire.Kind // kinds whose last list had a mark
+}
+
+// Resumer is a Sink that still has its rows after a restart, and knows how far
+// it had come. Only sinks without groups can be resumed.
+type Resumer interface {
+	Sink
+	// Reaching is called before Events and EndList: if that succeeds, the sink
+	// has taken in all up to pos.
+	Reaching(pos Position)
+	// Reached returns the last position; ok is false if it is not known.
+	Reached(ctx context.Context) (pos Position, ok bool, err error)
+	// Held reads the rows of a kind back, in ascending order.
+	Held(ctx context.Context, kind wire.Kind, page func([]Row) error) error
 }
 
 // ByKind is a Sink that hands each part to the sink of its kind. Kinds without

@@ -44,6 +44,7 @@ func (r *Reader) list(ctx context.Context, src *source) error {
 			return err
 		}
 	}
+	r.reaching(l.ClusterID, l.Revision)
 	if err := r.sink.EndList(ctx); err != nil {
 		return sinkError(err)
 	}

@@ -23,7 +23,11 @@ type ReaderOptions struct {
 	Kinds    []wire.Kind // what is listed, in this order; nil means all but grants
 	PageRows int64       // 0: 1000
 	Gate     *Gate       // nil: list at any time
-	Log      *slog.Logger
+	// Resume makes a reader whose sink is a Resumer go on where the last
+	// process ended, after handing these kinds back to the sink. It lists
+	// everything a minute or two later all the same. Nil: list at the start.
+	Resume []wire.Kind
+	Log    *slog.Logger
 	// OnState is called with each new state, one at a time; it must not block.
 	OnState func(State)
 }
@@ -102,6 +106,8 @@ func (r *Reader) State() State {
 // Run reads until ctx ends, which it does with ctx's error.
 func (r *Reader) Run(ctx context.Context) error {
 	r.update(func(s *State) { s.Since = time.Now() })
+	later := r.resume(ctx)
+	defer later.Stop()
 	var wait backoff
 	last := ""
 	for ctx.Err() == nil {

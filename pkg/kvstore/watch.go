@@ -113,6 +113,7 @@ func (r *Reader) take(ctx context.Context, src *source, resp *watchResponse, mor
 		break
 	}
 	if len(b.events) > 0 {
+		r.reaching(r.cluster, max(r.revision, b.revision))
 		if err := r.sink.Events(ctx, b.events); err != nil {
 			return sinkError(err)
 		}

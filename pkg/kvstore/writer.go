@@ -59,7 +59,7 @@ func (w *writer) flush(ctx context.Context) error {
 	defer cancel()
 	n, first := len(w.ops), string(w.ops[0].KeyBytes())
 	_, err := w.client.Txn(ctx).Then(w.ops...).Commit()
-	w.ops, w.bytes = w.ops[:0], 0
+	w.ops, w.bytes = nil, 0 // kept, it would hold on to the rows of the last list
 	if err != nil {
 		return fmt.Errorf("write %d rows from %s: %w", n, first, err)
 	}
@@ -117,9 +117,11 @@ func (p *rangePages) fetch(ctx context.Context) error {
 }
 
 // DeletePrefix deletes all rows below prefix, which ends in a slash: the mirror
-// of a peer that was removed, for instance.
+// of a peer that was removed, for instance. A CopySink that copied there has to
+// begin anew.
 func DeletePrefix(ctx context.Context, client *clientv3.Client, prefix string) error {
-	if _, err := client.Delete(ctx, prefix, clientv3.WithPrefix()); err != nil {
+	_, err := client.Txn(ctx).Then(clientv3.OpDelete(prefix, clientv3.WithPrefix()), deletePositions(prefix)).Commit()
+	if err != nil {
 		return fmt.Errorf("delete rows below %s: %w", prefix, err)
 	}
 	return nil

@@ -51,6 +51,24 @@ func (c *Claims) SetOwnNodes(addrs []netip.Addr) {
 	c.wake(again)
 }
 
+// someAddrs returns one address of each of at most n nodes of a peer, others at
+// each call where there are more.
+func (c *Claims) someAddrs(peer string, n int) []netip.Addr {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b := c.books[peer]
+	if b == nil {
+		return nil
+	}
+	var out []netip.Addr
+	for _, claim := range b.current().nodes { // in random order
+		if addrs := claim.addrs(); len(addrs) > 0 && len(out) < n {
+			out = append(out, addrs[0])
+		}
+	}
+	return out
+}
+
 // Open begins the claims of a peer, or changes its rules.
 func (c *Claims) Open(r *Rules) {
 	c.mu.Lock()

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -27,6 +29,7 @@ type link struct {
 	prefix    string // of the mirror
 	opt       *Options
 	log       *slog.Logger
+	claims    *Claims
 	admission *Admission
 	reader    *kvstore.Reader
 	again     chan struct{} // a list is asked for
@@ -46,13 +49,14 @@ type link struct {
 
 const (
 	maxLearnt = 16 // endpoints taken from the peer's own row
+	maxNodes  = 32 // nodes of the peer that are tried after these
 	// A peer that asks for lists by what it writes gets them no more often than this.
 	relistGap   = 2 * time.Second
 	relistShare = 10 // and not for more than a tenth of the time
 )
 
 func newLink(r *Rules, opt *Options, claims *Claims, gate *kvstore.Gate) *link {
-	l := &link{rules: r, prefix: wire.MirrorPrefix(opt.Own.Cluster, r.Peer), opt: opt, log: opt.Log.With("peer", r.Peer),
+	l := &link{rules: r, prefix: wire.MirrorPrefix(opt.Own.Cluster, r.Peer), opt: opt, claims: claims, log: opt.Log.With("peer", r.Peer),
 		again: make(chan struct{}, 1), done: make(chan struct{}), marked: map[wire.Kind]bool{}, stale: true}
 	l.admission = NewAdmission(r, claims, l.relist, mirrorStore{l})
 	sink := &peerSink{link: l, CopySink: kvstore.NewCopySink(opt.Store, l.prefix, kvstore.CopyOptions{
@@ -119,8 +123,9 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// endpoints are those of the Peer object, then those that the peer announces.
-// TLS proves who answers, so a wrong address can do no harm.
+// endpoints are those of the Peer object, those that the peer announces, and
+// then its nodes: a server that moved to another node while nobody listened
+// is found there. TLS proves who answers, so a wrong address can do no harm.
 func (l *link) endpoints() []string {
 	out := slices.Clone(l.rules.Endpoints)
 	l.mu.Lock()
@@ -133,7 +138,23 @@ func (l *link) endpoints() []string {
 			out = append(out, e)
 		}
 	}
+	port := meshPort(out)
+	for _, a := range l.claims.someAddrs(l.rules.Peer, maxNodes) {
+		if e := netip.AddrPortFrom(a, port).String(); !slices.Contains(out, e) {
+			out = append(out, e)
+		}
+	}
 	return out
+}
+
+// meshPort is the port of the first endpoint, which those on nodes share.
+func meshPort(endpoints []string) uint16 {
+	_, port, err := net.SplitHostPort(endpoints[0])
+	if err != nil {
+		return 0 // rules and rows were checked: there is a port
+	}
+	n, _ := strconv.ParseUint(port, 10, 16)
+	return uint16(n)
 }
 
 // dialable refuses addresses that lead to ourselves wherever we are.
@@ -157,24 +178,9 @@ func (l *link) restore(ctx context.Context, claims *Claims) error {
 			l.setHeader(h)
 		}
 	}
-	from := l.prefix + wire.KindPrefix(wire.KindNode)
-	end := clientv3.GetPrefixRangeEnd(from)
-	for next := from; ; {
-		resp, err := l.opt.Store.Get(ctx, next, clientv3.WithRange(end), clientv3.WithLimit(1000))
-		if err != nil {
-			return fmt.Errorf("read mirror of %s: %w", l.rules.Peer, err)
-		}
-		for _, kv := range resp.Kvs {
-			next = string(kv.Key) + "\x00"
-			key := model.NodeKey{Cluster: l.rules.Peer, Name: string(kv.Key)[len(from):]}
-			if n, err := wire.DecodeNode(key, kv.Value); err == nil {
-				claims.Claim(n) // a refusal is found again by the first list
-			}
-		}
-		if !resp.More {
-			return nil
-		}
-	}
+	return eachNode(ctx, l.opt.Store, l.rules.Peer, l.prefix, func(n model.Node) {
+		claims.Claim(n) // a refusal is found again by the first list
+	})
 }
 
 func (l *link) setHeader(h wire.Cluster) {

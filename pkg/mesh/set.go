@@ -103,7 +103,11 @@ func (s *Set) Run(ctx context.Context) error {
 
 // once makes links and mirror what the Peer objects ask for.
 func (s *Set) once(ctx context.Context) error {
-	s.claims.SetOwnNodes(s.ownAddrs())
+	own, err := s.ownAddrs(ctx)
+	if err != nil {
+		return err
+	}
+	s.claims.SetOwnNodes(own)
 	rows, complete := s.peers.Snapshot()
 	verdicts := Accept(s.opt.Own, slices.Collect(maps.Values(rows)))
 	s.mu.Lock()
@@ -122,11 +126,42 @@ func (s *Set) once(ctx context.Context) error {
 	return errors.Join(s.startMissing(ctx, verdicts), s.sweep(ctx, verdicts, complete))
 }
 
-func (s *Set) ownAddrs() (out []netip.Addr) {
-	for _, n := range s.nodes.Rows() {
+// ownAddrs are the addresses of our own nodes. Until Kubernetes has told all of
+// them, what we published before a restart counts as well.
+func (s *Set) ownAddrs(ctx context.Context) (out []netip.Addr, err error) {
+	nodes, synced := s.nodes.Snapshot()
+	for _, n := range nodes {
 		out = append(out, nodeAddrs(n)...)
 	}
-	return out
+	if synced {
+		return out, nil
+	}
+	err = eachNode(ctx, s.opt.Store, s.opt.Own.Cluster, wire.ExportPrefix(s.opt.Own.Cluster), func(n model.Node) {
+		out = append(out, nodeAddrs(n)...)
+	})
+	return out, err
+}
+
+// eachNode goes through the nodes' rows below a prefix of our store.
+func eachNode(ctx context.Context, store *clientv3.Client, cluster, prefix string, f func(model.Node)) error {
+	from := prefix + wire.KindPrefix(wire.KindNode)
+	end := clientv3.GetPrefixRangeEnd(from)
+	for next := from; ; {
+		resp, err := store.Get(ctx, next, clientv3.WithRange(end), clientv3.WithLimit(1000))
+		if err != nil {
+			return fmt.Errorf("read nodes below %s: %w", prefix, err)
+		}
+		for _, kv := range resp.Kvs {
+			next = string(kv.Key) + "\x00"
+			n, err := wire.DecodeNode(model.NodeKey{Cluster: cluster, Name: string(kv.Key)[len(from):]}, kv.Value)
+			if err == nil { // else the next list or export puts it right
+				f(n)
+			}
+		}
+		if !resp.More {
+			return nil
+		}
+	}
 }
 
 // startMissing starts links, after what all of them held before a restart is

@@ -26,7 +26,7 @@ type State struct {
 const StaleAfter = 30 * time.Second
 
 // countEvery bounds how often the mirror is counted while it changes.
-const countEvery = 2 * time.Second
+const countEvery = 5 * time.Second
 
 // States is how all peers are doing, sorted by name.
 func (s *Set) States(ctx context.Context) []State {

@@ -4,10 +4,13 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/clustermesh/clustermesh/test/fixture"
 	"github.com/clustermesh/clustermesh/test/lab"
@@ -80,26 +83,33 @@ func eventually(t *testing.T, within time.Duration, ok func() error) {
 // the source address preserved.
 func reachAll(t *testing.T, m *fixture.Mesh, pods []fixture.Pod) {
 	t.Helper()
+	var g errgroup.Group
+	g.SetLimit(6)
 	for _, from := range pods {
 		for _, to := range pods {
-			if from == to {
-				continue
-			}
-			exchanges, err := m.Reach(t.Context(), from, to)
-			if err != nil {
-				t.Fatalf("%s to %s: %v", from, to, err)
-			}
-			want := 2 // the two nodes and nobody else
-			if from.Node == to.Node {
-				want = 1
-			}
-			for _, e := range exchanges {
-				if e.Server.Hops != want || e.Hops != want {
-					t.Errorf("%s to %s: %d hops there and %d back, want %d: a gateway is in the path", from, to, e.Server.Hops, e.Hops, want)
-				}
+			if from != to {
+				g.Go(func() error { return reach(t, m, from, to) })
 			}
 		}
 	}
+	must(t, g.Wait())
+}
+
+func reach(t *testing.T, m *fixture.Mesh, from, to fixture.Pod) error {
+	exchanges, err := m.Reach(t.Context(), from, to)
+	if err != nil {
+		return fmt.Errorf("%s to %s: %w", from, to, err)
+	}
+	want := 2 // the two nodes and nobody else
+	if from.Node == to.Node {
+		want = 1
+	}
+	for _, e := range exchanges {
+		if e.Server.Hops != want || e.Hops != want {
+			return fmt.Errorf("%s to %s: %d hops there and %d back, want %d: a gateway is in the path", from, to, e.Server.Hops, e.Hops, want)
+		}
+	}
+	return nil
 }
 
 func node(t *testing.T, m *fixture.Mesh, name string) *lab.Node {
