@@ -3,6 +3,9 @@ package etcdserver
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
@@ -17,7 +20,7 @@ var (
 	errMethod  = status.Error(codes.PermissionDenied, "clustermesh: the mesh API serves Range and Watch only")
 	errRange   = status.Error(codes.PermissionDenied, "clustermesh: range is not readable with this certificate")
 	errSort    = status.Error(codes.InvalidArgument, "clustermesh: rows come in ascending key order, unfiltered")
-	errWatches = status.Error(codes.ResourceExhausted, "clustermesh: too many watches on one stream")
+	errWatches = status.Error(codes.ResourceExhausted, "clustermesh: too many watches on one connection")
 	errRows    = status.Error(codes.ResourceExhausted, fmt.Sprintf("clustermesh: range holds more than %d rows, ask for pages", maxRows))
 )
 
@@ -27,9 +30,13 @@ const maxRows = 10000
 
 // unary lets Range pass, on readable ranges.
 func (f *Front) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	id, ok := caller(ctx)
+	c, ok := caller(ctx)
+	if !ok {
+		return nil, errMethod // there is no connection without an identity
+	}
+	id := c.id
 	r, isRange := req.(*pb.RangeRequest)
-	if !ok || !isRange || info.FullMethod != pb.KV_Range_FullMethodName {
+	if !isRange || info.FullMethod != pb.KV_Range_FullMethodName {
 		return nil, f.refuse(id, "method", errMethod)
 	}
 	if err := f.checkRange(id, r); err != nil {
@@ -69,22 +76,27 @@ func costly(r *pb.RangeRequest) bool {
 
 // stream lets Watch pass and checks every watch that is made on it.
 func (f *Front) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	id, ok := caller(ss.Context())
-	if !ok || info.FullMethod != pb.Watch_Watch_FullMethodName {
-		return f.refuse(id, "method", errMethod)
+	c, ok := caller(ss.Context())
+	if !ok {
+		return errMethod
 	}
-	err := next(srv, &watchStream{ServerStream: ss, front: f, id: id})
-	f.opt.Meter.Request(id.Role, "Watch", status.Code(err))
+	if info.FullMethod != pb.Watch_Watch_FullMethodName {
+		return f.refuse(c.id, "method", errMethod)
+	}
+	w := &watchStream{ServerStream: ss, front: f, conn: c}
+	err := next(srv, w)
+	c.watches.Add(-w.made.Load())
+	f.opt.Meter.Request(c.id.Role, "Watch", status.Code(err))
 	return err
 }
 
 // watchStream checks what comes in on a stream of watches. RecvMsg is called by
-// one goroutine only.
+// one goroutine only, which may outlive the handler for a moment.
 type watchStream struct {
 	grpc.ServerStream
 	front *Front
-	id    pki.Identity
-	made  int
+	conn  *conn
+	made  atomic.Int32
 }
 
 // RecvMsg implements grpc.ServerStream. A watch that is not allowed ends the
@@ -95,7 +107,7 @@ func (w *watchStream) RecvMsg(m any) error {
 	}
 	req, ok := m.(*pb.WatchRequest)
 	if !ok {
-		return w.front.refuse(w.id, "method", errMethod)
+		return w.front.refuse(w.conn.id, "method", errMethod)
 	}
 	switch u := req.RequestUnion.(type) {
 	case *pb.WatchRequest_CreateRequest:
@@ -103,23 +115,42 @@ func (w *watchStream) RecvMsg(m any) error {
 	case *pb.WatchRequest_CancelRequest, *pb.WatchRequest_ProgressRequest:
 		return nil
 	}
-	return w.front.refuse(w.id, "method", errMethod)
+	return w.front.refuse(w.conn.id, "method", errMethod)
 }
 
-// create counts the watches ever made on a stream; cancelled ones are not
-// discounted, because their number is the client's to tell.
+// create counts the watches of the connection. Those that were cancelled count
+// until their stream ends, because their number is the client's to tell.
 func (w *watchStream) create(c *pb.WatchCreateRequest) error {
-	if c == nil || !within(readable(w.front.cluster, w.id), c.Key, c.RangeEnd) {
-		return w.front.refuse(w.id, "range", errRange)
+	if c == nil || !within(readable(w.front.cluster, w.conn.id), c.Key, c.RangeEnd) {
+		return w.front.refuse(w.conn.id, "range", errRange)
 	}
-	if w.made++; w.made > maxWatches {
-		return w.front.refuse(w.id, "watches", errWatches)
+	w.made.Add(1)
+	if w.conn.watches.Add(1) > maxWatches {
+		return w.front.refuse(w.conn.id, "watches", errWatches)
 	}
 	return nil
 }
 
 func (f *Front) refuse(id pki.Identity, reason string, err error) error {
 	f.opt.Meter.Refused(reason)
-	f.opt.Log.Warn("request refused", "client", id.String(), "reason", reason)
+	level := slog.LevelDebug
+	if f.mayWarn(id) {
+		level = slog.LevelWarn
+	}
+	f.opt.Log.Log(context.Background(), level, "request refused", "client", id.String(), "reason", reason)
 	return err
+}
+
+// warnEvery bounds what a client can write into our log; the metric counts all.
+const warnEvery = time.Minute
+
+func (f *Front) mayWarn(id pki.Identity) bool {
+	now := f.opt.Now()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if last, ok := f.warned[id]; ok && now.Sub(last) < warnEvery {
+		return false
+	}
+	f.warned[id] = now
+	return true
 }

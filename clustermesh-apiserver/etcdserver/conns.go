@@ -1,12 +1,14 @@
 package etcdserver
 
 import (
+	"container/list"
 	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
@@ -21,6 +23,8 @@ type conn struct {
 	id    pki.Identity
 	chain []*x509.Certificate
 	once  sync.Once
+
+	watches atomic.Int32 // on all its streams
 }
 
 // Close implements net.Conn.
@@ -32,7 +36,7 @@ func (c *conn) Close() error {
 // authInfo is what a handshake leaves for the interceptors.
 type authInfo struct {
 	credentials.TLSInfo
-	id pki.Identity
+	conn *conn
 }
 
 // creds are TLS credentials that keep count of who is connected.
@@ -47,7 +51,9 @@ func (f *Front) credentials() credentials.TransportCredentials {
 
 // ServerHandshake implements credentials.TransportCredentials.
 func (c creds) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	end := c.front.handshakes.begin(raw)
 	secure, info, err := c.TransportCredentials.ServerHandshake(raw)
+	end()
 	if err != nil {
 		c.front.opt.Meter.Refused("handshake")
 		c.front.opt.Log.Debug("client refused", "remote", raw.RemoteAddr(), "error", err)
@@ -61,7 +67,7 @@ func (c creds) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, er
 	if err != nil {
 		return nil, nil, errors.Join(err, secure.Close())
 	}
-	return tracked, authInfo{tlsInfo, tracked.id}, nil
+	return tracked, authInfo{tlsInfo, tracked}, nil
 }
 
 // Clone implements credentials.TransportCredentials.
@@ -159,11 +165,37 @@ func (f *Front) Conns() map[pki.Identity]int {
 }
 
 // caller is whose connection a request came on.
-func caller(ctx context.Context) (pki.Identity, bool) {
+func caller(ctx context.Context) (*conn, bool) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return pki.Identity{}, false
+		return nil, false
 	}
 	info, ok := p.AuthInfo.(authInfo)
-	return info.id, ok
+	return info.conn, ok
+}
+
+// handshakes are the connections of those who have not proven anything yet. The
+// oldest one makes room for the newest: whoever is honest is done in a moment.
+type handshakes struct {
+	mu   sync.Mutex
+	open list.List // guarded by mu: of net.Conn, the oldest first
+}
+
+// begin notes a connection until end is called.
+func (h *handshakes) begin(c net.Conn) (end func()) {
+	h.mu.Lock()
+	e := h.open.PushBack(c)
+	var oldest any
+	if h.open.Len() > maxHandshakes {
+		oldest = h.open.Remove(h.open.Front())
+	}
+	h.mu.Unlock()
+	if old, ok := oldest.(net.Conn); ok {
+		_ = old.Close() // its handshake fails, which is counted there
+	}
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.open.Remove(e) // nothing if it is out already
+	}
 }

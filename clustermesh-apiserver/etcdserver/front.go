@@ -44,8 +44,11 @@ type Front struct {
 	backend Backend
 	opt     FrontOptions
 
-	mu    sync.Mutex
-	conns map[*conn]struct{} // guarded by mu
+	handshakes handshakes
+
+	mu     sync.Mutex
+	conns  map[*conn]struct{}         // guarded by mu
+	warned map[pki.Identity]time.Time // guarded by mu: when a refusal was logged last
 }
 
 // What one connection may ask for.
@@ -53,10 +56,11 @@ const (
 	handshakeTimeout  = 10 * time.Second
 	maxRequestBytes   = 64 << 10
 	maxHeaderBytes    = 16 << 10
-	maxStreams        = 64
-	maxWatches        = 64  // per stream
-	maxConnsPerPeer   = 32  // replicas of the peer's API server, twice while they roll
-	maxConnsPerAgents = 1e5 // all agents share an identity
+	maxHandshakes     = 2048 // at a time, of anybody
+	maxStreams        = 16   // what their readers leave unread is in our memory
+	maxWatches        = 64   // per connection: each one costs time at every change
+	maxConnsPerPeer   = 32   // replicas of the peer's API server, twice while they roll
+	maxConnsPerAgents = 1e5  // all agents share an identity
 	recheckEvery      = time.Minute
 )
 
@@ -71,7 +75,7 @@ func NewFront(cluster string, backend Backend, opt FrontOptions) *Front {
 	if opt.Meter == nil {
 		opt.Meter = noMeter{}
 	}
-	return &Front{cluster: cluster, backend: backend, opt: opt, conns: map[*conn]struct{}{}}
+	return &Front{cluster: cluster, backend: backend, opt: opt, conns: map[*conn]struct{}{}, warned: map[pki.Identity]time.Time{}}
 }
 
 // Serve answers on l, which it closes, until ctx ends.
@@ -105,7 +109,6 @@ func (f *Front) server() *grpc.Server {
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 10 * time.Second}),
-		grpc.SharedWriteBuffer(true),
 		grpc.ReadBufferSize(4<<10), // requests are small
 		grpc.UnaryInterceptor(f.unary),
 		grpc.StreamInterceptor(f.stream),

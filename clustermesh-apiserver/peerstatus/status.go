@@ -28,7 +28,7 @@ func Status(st mesh.State, now time.Time, old v1alpha1.PeerStatus) v1alpha1.Peer
 		ObservedGeneration: st.Object.Generation,
 		Conditions:         slices.Clone(old.Conditions),
 		Endpoint:           st.Endpoint,
-		Announced:          announced(st.Header),
+		Announced:          announced(st.Header, old.Announced),
 		LastHeartbeat:      old.LastHeartbeat,
 		Rows:               st.Counts,
 		Nodes:              st.Counts[string(wire.KindNode)],
@@ -128,9 +128,11 @@ func wider(st mesh.State) (out []string) {
 	return out
 }
 
-func announced(h *wire.Cluster) *v1alpha1.Announced {
+// announced is what the peer says of itself, or said last: a server that starts
+// with an empty store finds the peer's endpoints here.
+func announced(h *wire.Cluster, last *v1alpha1.Announced) *v1alpha1.Announced {
 	if h == nil {
-		return nil
+		return last
 	}
 	out := &v1alpha1.Announced{Version: h.Product, Endpoints: h.Endpoints}
 	for _, p := range h.PodCIDRs {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
@@ -143,13 +144,25 @@ func newServer(ctx context.Context, opt Options, logTo io.Writer) (*server, erro
 	}
 	meters := newMeters(s.registry)
 	s.front = etcdserver.NewFront(s.cfg.Cluster.Name, s.store.backend, etcdserver.FrontOptions{Log: s.log, Trust: s.trust.current, Meter: meters})
-	s.peers = mesh.NewSet(mesh.Options{Own: own, Store: s.store.client, Cert: s.keys.peer, Log: s.log, Now: time.Now, Meter: meters},
+	s.peers = mesh.NewSet(mesh.Options{Own: own, Store: s.store.client, Cert: s.keys.peer, Log: s.log, Now: time.Now, Meter: meters, Recall: s.recall},
 		s.tables.peers, s.tables.nodes)
 	s.registry.MustRegister(mesh.NewCollector(s.peers), s.store)
 	if s.export, err = s.newExport(ctx); err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// recall reads what a peer announced out of its object's status. Without an
+// answer the object's own endpoints have to do.
+func (s *server) recall(ctx context.Context, peer string) []string {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	p, err := s.client.Peers.Get(ctx, peer, metav1.GetOptions{})
+	if err != nil || p.Status.Announced == nil {
+		return nil
+	}
+	return p.Status.Announced.Endpoints
 }
 
 // listen waits for an address that the server before us still holds.

@@ -111,6 +111,7 @@ func newAgent(opt options, errOut io.Writer) (*agent, error) {
 	a.mesh = newMeshPrefixes(a.log, cfg.Cluster, filepath.Join(opt.stateDir, "mesh.json"), a.nodes)
 	a.world = newWorld(a)
 	a.loops = newLoops(a.world, reconcile.Options{Log: a.log, Board: a.board, Meter: reconcile.NewMeter(a.registry)})
+	a.registry.MustRegister(collector{a})
 	a.pod, err = podnet.New(podnet.Options{
 		Log: a.log, Board: a.board, Pods: a.pods, Journal: filepath.Join(opt.stateDir, "pods"),
 		Sync: a.sync, Ready: a.notReady, MTU: a.podMTU, Metrics: podnet.NewMetrics(a.registry), Observe: a.observe,
@@ -140,6 +141,9 @@ func (a *agent) run(ctx context.Context) error {
 		return err
 	}
 	if err := a.mesh.restore(); err != nil {
+		return err
+	}
+	if err := a.world.restore(); err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)

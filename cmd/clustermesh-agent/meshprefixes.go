@@ -58,6 +58,7 @@ func newMeshPrefixes(log *slog.Logger, cluster config.Cluster, path string, node
 		own[meshPrefix{cluster.Name, p}] = struct{}{}
 	}
 	m.table.Replace(sourceConfig, own)
+	m.table.Expect(sourceJournal) // so that dropping it wakes readers, also where there was none
 	return m
 }
 
@@ -108,10 +109,10 @@ func (m *meshPrefixes) run(ctx context.Context) error {
 		}
 		accepted := m.accepted(peers)
 		m.follow(accepted, first)
-		m.listed.Store(true)
 		m.save(accepted)
-		m.ready.Store(true)
 		m.table.Replace(kube.Source, rowsOf(accepted))
+		m.listed.Store(true) // only now: who trusts the table must find the Peers in it
+		m.ready.Store(true)
 		m.table.Drop(sourceJournal)
 		first = false
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sys/unix"
 
 	"github.com/clustermesh/clustermesh/pkg/podnet"
 	"github.com/clustermesh/clustermesh/pkg/status"
@@ -64,7 +65,7 @@ func listen(ctx context.Context, addr string) (net.Listener, error) {
 	var lc net.ListenConfig
 	for {
 		l, err := lc.Listen(ctx, "tcp", addr)
-		if err == nil || ctx.Err() != nil {
+		if !errors.Is(err, unix.EADDRINUSE) || ctx.Err() != nil {
 			return l, err
 		}
 		pause(ctx, 200*time.Millisecond)

@@ -4,10 +4,12 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/clustermesh/clustermesh/pkg/datapath/link"
+	"github.com/clustermesh/clustermesh/pkg/datapath/nft"
 	"github.com/clustermesh/clustermesh/pkg/datapath/nl"
 	"github.com/clustermesh/clustermesh/pkg/kube"
 	"github.com/clustermesh/clustermesh/pkg/model"
@@ -37,7 +39,7 @@ type world struct {
 
 	mu       sync.Mutex
 	plan     *plan.Plan          // guarded by mu
-	complete bool                // guarded by mu; stays true: see refresh
+	complete bool                // guarded by mu; stays true: see publish
 	underlay plan.Underlay       // guarded by mu
 	lines    map[status.Key]bool // guarded by mu: what the last plan put on the board
 }
@@ -71,6 +73,15 @@ func (w *world) run(ctx context.Context) error {
 	}
 }
 
+// restore learns from the kernel what the agent before left there that the plan
+// must not narrow before every source has reported.
+func (w *world) restore() error {
+	var space nl.Space
+	held, err := nft.Held(space)
+	w.base.Held = held
+	return err
+}
+
 // refresh computes a plan of the tables as they are now. There is none until
 // this node, its addresses and the mesh's prefixes are known: nothing touches
 // the kernel before that.
@@ -95,9 +106,13 @@ func (w *world) input() (plan.Input, bool) {
 	pods, podsSynced := w.pods.Snapshot()
 	in.Nodes, in.Pods, in.Mesh = nodes, pods, w.mesh.byCluster()
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	in.Underlay = w.underlay
-	w.mu.Unlock()
-	return in, peersListed && nodesSynced && podsSynced
+	complete := w.complete || peersListed && nodesSynced && podsSynced
+	if complete {
+		in.Held = plan.Rules{}
+	}
+	return in, complete
 }
 
 // publish makes p the plan. Once every source that was there at the start has
@@ -109,7 +124,7 @@ func (w *world) publish(p *plan.Plan, complete bool) {
 		close(w.first)
 	}
 	w.plan = p
-	w.complete = w.complete || complete
+	w.complete = complete
 	old := w.lines
 	w.lines = map[status.Key]bool{}
 	for _, l := range p.Lines {
@@ -154,14 +169,16 @@ func (w *world) watchUnderlay(ctx context.Context) error {
 		default:
 		}
 	}
-	go func() {
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	watch.Go(func() {
 		for ctx.Err() == nil {
 			if err := link.WatchUnderlay(ctx, space, poke); err != nil && ctx.Err() == nil {
 				w.log.Warn("watch of addresses ended", "error", err)
 				pause(ctx, time.Second)
 			}
 		}
-	}()
+	})
 	nodes := w.nodes.Subscribe()
 	for {
 		select {
@@ -170,29 +187,38 @@ func (w *world) watchUnderlay(ctx context.Context) error {
 		case <-nodes:
 		case <-again:
 		}
-		w.readUnderlay(ctx, space)
+		if err := w.readUnderlay(ctx, space); err != nil {
+			pause(ctx, time.Second) // a dump that was disturbed, say: nobody wakes us for that
+			poke()
+		}
 	}
 }
 
-func (w *world) readUnderlay(ctx context.Context, space nl.Space) {
+// readUnderlay wakes the planning if anything is not as it was.
+func (w *world) readUnderlay(ctx context.Context, space nl.Space) error {
 	local, ok := w.nodes.Get(w.local)
 	if !ok {
-		return
+		return nil
 	}
 	key := status.Key{Component: "underlay"}
 	u, err := link.ReadUnderlay(ctx, space, local.Internal)
 	if err != nil {
-		w.board.Set(key, status.Degraded, err.Error(), "the Node object's InternalIP must be an address of this machine")
-		return
+		w.board.Set(key, status.Degraded, err.Error(), "it is retried; see the agent's log if it stays")
+		return err
 	}
 	w.board.Clear(key)
 	w.mu.Lock()
+	same := w.underlay.MTU == u.MTU && slices.Equal(w.underlay.Addrs, u.Addrs)
 	w.underlay = u
 	w.mu.Unlock()
+	if same {
+		return nil
+	}
 	select {
 	case w.wake <- struct{}{}:
 	default:
 	}
+	return nil
 }
 
 func (w *world) underlayMTU() int {

@@ -17,7 +17,7 @@ import (
 )
 
 // errDegraded makes the exit code 1 where the report itself says what is wrong.
-var errDegraded = errors.New("not everything is well, see the lines marked with !")
+var errDegraded = errors.New("not everything is well: lines marked ! say what")
 
 type statusFlags struct {
 	contexts []string

@@ -146,6 +146,8 @@ func TestDecapsulation(t *testing.T) {
 			foreign4, foreign6, vni := good4, good6, good4
 			foreign4.src, foreign6.src = netip.MustParseAddr("10.2.5.77"), netip.MustParseAddr("fd00:1:0:4::1")
 			vni.vni++
+			beyond4, beyond6 := good4, good6
+			beyond4.dst, beyond6.dst = netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("2001:db8:99::7")
 			for _, c := range []struct {
 				name    string
 				from    nl.Space
@@ -159,6 +161,8 @@ func TestDecapsulation(t *testing.T) {
 				{"IPv6 from an unknown node", outsider, good6, b, "drop_decap_outer"},
 				{"IPv4 source of another node", a.space, foreign4, b, "drop_decap_inner"},
 				{"IPv6 source of another node", a.space, foreign6, b, "drop_decap_inner"},
+				{"IPv4 to something else than a pod here", a.space, beyond4, b, "drop_decap_target"},
+				{"IPv6 to something else than a pod here", a.space, beyond6, b, "drop_decap_target"},
 				{"another VNI", a.space, vni, b, "drop_decap_vni"},
 				{"IPv4 from a pod", evil.space, good4, a, "drop_pod_tunnel"},
 				{"IPv6 from a pod", evil.space, good6, a, "drop_pod_tunnel"},

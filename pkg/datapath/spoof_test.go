@@ -119,17 +119,23 @@ func TestMasquerade(t *testing.T) {
 	east, west := []string{"192.0.2.1/24", "2001:db8::1/64"}, []string{"192.0.2.2/24", "2001:db8::2/64"}
 	for _, c := range []struct {
 		backend   model.Encap
+		cluster   string // of the remote node
 		nodeSeeAs string // whom the remote node sees: the pod, or its node
 	}{
-		{model.EncapDirect, "pod"},
-		{model.EncapVXLAN, "node"},
+		{model.EncapDirect, "east", "pod"},
+		{model.EncapDirect, "west", "node"}, // what a peer calls its node may be anything on our subnet
+		{model.EncapVXLAN, "west", "node"},
 	} {
-		t.Run(string(c.backend), func(t *testing.T) {
+		t.Run(string(c.backend)+" "+c.cluster, func(t *testing.T) {
 			f := newFabric(t)
 			m := &mesh{backend: c.backend, prefixes: map[string][]netip.Prefix{
 				"east": prefixes("10.1.0.0/16", "fd00:1::/48"), "west": prefixes("10.2.0.0/16", "fd00:2::/48")}}
 			a := m.join(t, f, "east", "e1", east, "10.1.3.0/24", "fd00:1:0:3::/64")
-			b := m.join(t, f, "west", "w1", west, "10.2.5.0/24", "fd00:2:0:5::/64")
+			podCIDRs := []string{"10.2.5.0/24", "fd00:2:0:5::/64"}
+			if c.cluster == "east" {
+				podCIDRs = []string{"10.1.5.0/24", "fd00:1:0:5::/64"}
+			}
+			b := m.join(t, f, c.cluster, "b1", west, podCIDRs...)
 			p := a.pod(t, "client", "10.1.3.10", "fd00:1:0:3::10")
 			m.program(t)
 			outside := newSpace(t)

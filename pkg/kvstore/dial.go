@@ -44,7 +44,6 @@ func TLSDial(conf func() (*tls.Config, error)) Dial {
 			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout, PermitWithoutStream: true}),
 			grpc.WithInitialWindowSize(windowBytes),
 			grpc.WithInitialConnWindowSize(windowBytes),
-			grpc.WithSharedWriteBuffer(true),
 			grpc.WithWriteBufferSize(4<<10),
 			grpc.WithReadBufferSize(16<<10),
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes)),

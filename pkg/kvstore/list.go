@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -62,7 +63,9 @@ func (r *Reader) listGroup(ctx context.Context, src *source, l ListInfo, group s
 	err := src.pages(ctx, l, Part{group, wire.KindSynced}, func(rows []Row) error {
 		for _, row := range rows {
 			kind := wire.Kind(strings.TrimPrefix(row.Key, wire.KindPrefix(wire.KindSynced)))
-			marks[kind] = mark(row.Value)
+			if slices.Contains(r.opt.Kinds, kind) { // else it could send marks without end
+				marks[kind] = mark(row.Value)
+			}
 		}
 		return nil
 	})
@@ -77,9 +80,15 @@ func (r *Reader) listGroup(ctx context.Context, src *source, l ListInfo, group s
 	return nil
 }
 
+// maxMark is the size in bytes above which a mark is none.
+const maxMark = 1 << 10
+
 // mark tells an empty mark from none.
 func mark(value []byte) []byte {
-	if value == nil {
+	switch {
+	case len(value) > maxMark:
+		return nil
+	case value == nil:
 		return []byte{}
 	}
 	return value

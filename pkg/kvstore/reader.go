@@ -70,6 +70,9 @@ const (
 	callTimeout = 20 * time.Second
 )
 
+// maxError is how many bytes of an error are kept and shown.
+const maxError = 500
+
 // NewReader returns a reader that tries the endpoints one at a time, in order,
 // and hands what it reads to sink.
 func NewReader(dial Dial, endpoints func() []string, sink Sink, opt ReaderOptions) *Reader {
@@ -193,7 +196,7 @@ func (r *Reader) session(ctx context.Context, endpoint string) (up bool, err err
 			return true, err
 		}
 		r.cluster = 0
-		r.opt.Log.Info("listing again", "prefix", r.opt.Prefix, "endpoint", endpoint, "reason", again.why)
+		r.opt.Log.Info("listing again", "prefix", r.opt.Prefix, "endpoint", endpoint, "reason", wire.Shown(again.why.Error(), maxError))
 		if again.failed {
 			r.update(func(s *State) { s.Error = again.Error() })
 			wait.next(ctx, time.Since(start))
@@ -233,6 +236,7 @@ func (r *Reader) update(change func(*State)) {
 	r.mu.Lock()
 	old := r.state
 	change(&r.state)
+	r.state.Error = wire.Shown(r.state.Error, maxError) // the source's own words, perhaps
 	if r.state.Connected != old.Connected {
 		r.state.Since = time.Now()
 	}

@@ -12,6 +12,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/clustermesh/clustermesh/clustermesh-apiserver/etcdserver/etcdtest"
 	"github.com/clustermesh/clustermesh/pkg/kvstore"
@@ -410,6 +412,40 @@ func TestLyingSource(t *testing.T) {
 				t.Errorf("rows %s", rec)
 			}
 		})
+	}
+}
+
+// shouter is a source whose errors are long and meant for terminals.
+type shouter struct{ kvstoreRanger }
+
+func (shouter) Range(context.Context, *pb.RangeRequest) (*pb.RangeResponse, error) {
+	return nil, status.Error(codes.Internal, strings.Repeat("\x1b[2J", 1000))
+}
+
+func TestShoutingSource(t *testing.T) {
+	m := etcdtest.New(t, "west")
+	b := m.Store.Backend()
+	b.KV = shouter{b.KV}
+	addr := m.Serve(b)
+	r := run(t, kvstore.NewReader(m.Dial(m.Peer("east")), func() []string { return []string{addr} }, newRecorder(), kvstore.ReaderOptions{Prefix: west}))
+	etcdtest.Eventually(t, "an error", func() bool { return strings.Contains(r.State().Error, "[2J") })
+	if e := r.State().Error; len(e) > 1000 || strings.Contains(e, "\x1b") {
+		t.Errorf("%d bytes: %q", len(e), e)
+	}
+}
+
+// TestOddMarks: a mark that is too large, or of no kind, is none.
+func TestOddMarks(t *testing.T) {
+	m := etcdtest.New(t, "west")
+	m.Put(west+"synced/node", strings.Repeat("x", 2000), west+"synced/zebra", "1", west+"node/a", "1")
+	rec := newRecorder()
+	run(t, kvstore.NewReader(m.Dial(m.Peer("east")), func() []string { return []string{m.Addr} }, rec,
+		kvstore.ReaderOptions{Prefix: west, Kinds: []wire.Kind{wire.KindNode}}))
+	etcdtest.Eventually(t, "rows", func() bool { return rec.is("node/a", "1") })
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	if !slices.Contains(rec.calls, "part node false") {
+		t.Errorf("calls %v, want a part without mark", rec.calls)
 	}
 }
 

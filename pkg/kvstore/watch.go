@@ -181,11 +181,11 @@ func (r *Reader) event(b *batch, e *mvccpb.Event) {
 	if p.Kind == wire.KindSynced {
 		kind := wire.Kind(strings.TrimPrefix(key, wire.KindPrefix(wire.KindSynced)))
 		part := Part{p.Group, kind}
-		if !deleted && !r.vouched[part] && slices.Contains(r.opt.Kinds, kind) {
+		if m := mark(e.Kv.Value); m != nil && !deleted && !r.vouched[part] && slices.Contains(r.opt.Kinds, kind) {
 			if b.marks == nil {
 				b.marks = map[Part][]byte{}
 			}
-			b.marks[part] = mark(e.Kv.Value)
+			b.marks[part] = m
 		}
 		return
 	}

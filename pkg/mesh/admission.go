@@ -13,7 +13,7 @@ import (
 // Store answers what Admission does not keep. It is asked at a limit only.
 type Store interface {
 	Count(k wire.Kind) int // admitted rows of a kind
-	Has(key string) bool   // whether a row is admitted
+	Size(key string) int   // of an admitted row's value; less than 0 if there is none
 }
 
 // Admission judges the rows of one peer, one after another, and counts. It
@@ -28,25 +28,46 @@ type Admission struct {
 	ledger  *ledger             // guarded by mu
 	rows    map[wire.Kind]int   // guarded by mu: at most so many are admitted
 	bytes   map[wire.Kind]int64 // guarded by mu: at most so many bytes
-	listing wire.Kind           // guarded by mu: the kind that is being listed, if any
+	listing wire.Kind           // guarded by mu: the kind that is being listed with nothing left behind, if any
+	whole   map[wire.Kind]bool  // guarded by mu: kinds whose last list came to its end, with a mark
 }
 
 // NewAdmission returns the admission of one peer.
 func NewAdmission(r *Rules, c *Claims, relist func(), store Store) *Admission {
 	c.Open(r)
 	return &Admission{rules: r, claims: c, relist: relist, store: store,
-		ledger: newLedger(), rows: map[wire.Kind]int{}, bytes: map[wire.Kind]int64{}}
+		ledger: newLedger(), rows: map[wire.Kind]int{}, bytes: map[wire.Kind]int64{}, whole: map[wire.Kind]bool{}}
 }
 
-// Begin begins the list of a kind: what was counted before is void.
-func (a *Admission) Begin(k wire.Kind) {
+// Resume counts the rows that were admitted before a restart, and goes on from
+// there. What was refused is learnt again by the next list.
+func (a *Admission) Resume() {
+	for _, k := range admitted() {
+		n := a.store.Count(k)
+		a.mu.Lock()
+		a.rows[k] = n
+		a.mu.Unlock()
+	}
+}
+
+// Begin begins the list of a kind; marked tells whether rows that are not in it
+// go in the end. What was counted before is void, unless rows may stay behind:
+// those of a list without a mark or of one that was given up. With them a list
+// has no more room than changes have, or a peer could fill the store with lists
+// that it never ends.
+func (a *Admission) Begin(k wire.Kind, marked bool) {
 	if k == wire.KindNode {
 		a.claims.BeginList(a.rules.Peer)
 	}
+	held := a.store.Count(k)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.ledger.reset(k)
-	a.rows[k], a.bytes[k], a.listing = 0, 0, k
+	a.rows[k], a.listing = held, ""
+	if marked && held <= a.rules.Limits.Rows[k] && (a.whole[k] || a.bytes[k] == 0) {
+		a.rows[k], a.bytes[k], a.listing = 0, 0, k
+	}
+	a.whole[k] = false
 }
 
 // End ends the list of a kind. complete tells whether rows that were not in it
@@ -57,7 +78,10 @@ func (a *Admission) End(k wire.Kind, complete bool) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.listing = ""
+	if complete && a.listing != k && a.ledger.has(k, OverLimit) {
+		a.relist() // there is room now
+	}
+	a.listing, a.whole[k] = "", complete
 }
 
 // Admit returns those of rows, all of one kind, that are admitted.
@@ -115,7 +139,7 @@ func (a *Admission) overLimit(k wire.Kind, row kvstore.Row, counted *bool) *Refu
 		a.rows[k] = n
 		a.mu.Unlock()
 	}
-	if n >= most && (listing || !a.store.Has(row.Key)) {
+	if n >= most && (listing || a.store.Size(row.Key) < 0) {
 		return refuse(OverLimit, "more than %d rows of kind %s (spec.import.limits)", most, k)
 	}
 	bytes += int64(len(row.Key) + len(row.Value))
@@ -126,7 +150,7 @@ func (a *Admission) overLimit(k wire.Kind, row kvstore.Row, counted *bool) *Refu
 		}
 		budget *= 2
 	}
-	if bytes > budget {
+	if bytes > budget && (listing || a.store.Size(row.Key) < len(row.Value)) { // else it takes no more than it has
 		return refuse(OverLimit, "all rows together have more than %d bytes", a.rules.Limits.Bytes)
 	}
 	return nil
@@ -144,7 +168,8 @@ func (a *Admission) Gone(k wire.Kind, keys []string) {
 	for _, key := range keys {
 		a.ledger.clear(key)
 	}
-	a.rows[k] = max(0, a.rows[k]-len(keys))
+	// The rows are not counted down: a peer may delete what it never had. At
+	// the limit the store is asked.
 	if a.ledger.has(k, OverLimit) {
 		a.relist()
 	}

@@ -172,6 +172,16 @@ func TestUnknownKindsAreSkipped(t *testing.T) {
 	}
 }
 
+// TestRefusedIsPrintable: what is shown of a refused row does nothing to a terminal.
+func TestRefusedIsPrintable(t *testing.T) {
+	w := newWorld()
+	w.peers["east"].Admit([]kvstore.Row{{Key: "node/\x1b[2J\u009b\xff", Value: []byte{1}}})
+	r := w.peers["east"].Refused()
+	if len(r) != 1 || r[0].Example != "node/·[2J·\ufffd" {
+		t.Errorf("shown: %+q", r)
+	}
+}
+
 func TestNamespaces(t *testing.T) {
 	r := east()
 	r.Namespaces = []string{"default"}
@@ -221,7 +231,7 @@ func (w *world) admit(peer string, row kvstore.Row) Reason {
 type noStore struct{}
 
 func (noStore) Count(wire.Kind) int { return 0 }
-func (noStore) Has(string) bool     { return false }
+func (noStore) Size(string) int     { return -1 }
 
 // run plays the changes of one peer's nodes as its link would: events, and a
 // new list whenever one is asked for. It returns the nodes that are admitted.
@@ -254,7 +264,7 @@ func (w *world) run(t *testing.T, peer string, changes []change) []string {
 
 func (w *world) list(peer string, source map[string]kvstore.Row) map[string]bool {
 	mirror := map[string]bool{}
-	w.peers[peer].Begin(wire.KindNode)
+	w.peers[peer].Begin(wire.KindNode, true)
 	for _, key := range slices.Sorted(maps.Keys(source)) {
 		mirror[key] = len(w.peers[peer].Admit([]kvstore.Row{source[key]})) == 1
 	}
@@ -407,7 +417,7 @@ func TestPodRangeOverOurNode(t *testing.T) {
 // A list that is given up halfway leaves nothing behind.
 func TestListGivenUp(t *testing.T) {
 	w := newWorld()
-	w.peers["east"].Begin(wire.KindNode)
+	w.peers["east"].Begin(wire.KindNode, true)
 	w.admit("east", node("ghost", "192.0.2.66 10.2.6.0/24"))
 	w.list("east", map[string]kvstore.Row{})
 	if r := w.admit("west", node("w1", "192.0.2.66 10.3.1.0/24")); r != "" {

@@ -33,7 +33,7 @@ func FuzzAdmission(f *testing.F) {
 				check(t, out[0])
 			}
 		}
-		a.Begin(kindOf(key))
+		a.Begin(kindOf(key), true)
 		a.Admit([]kvstore.Row{{Key: key, Value: value}})
 		a.End(kindOf(key), true)
 		for _, r := range a.Refused() {

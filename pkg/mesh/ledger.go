@@ -84,12 +84,7 @@ func (l *ledger) refuse(k wire.Kind, key string, r *Refusal) {
 	t.examples = append(t.examples, example{short(key), r.Message})
 }
 
-func short(key string) string {
-	if len(key) > maxExample {
-		return key[:maxExample] + "…"
-	}
-	return key
-}
+func short(key string) string { return wire.Shown(key, maxExample) }
 
 // has tells whether rows are refused for a reason.
 func (l *ledger) has(k wire.Kind, r Reason) bool { return l.tallies[why{k, r}] != nil }

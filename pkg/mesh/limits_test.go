@@ -22,7 +22,12 @@ func (m mapStore) Count(k wire.Kind) (n int) {
 	}
 	return n
 }
-func (m mapStore) Has(key string) bool { return m[key] }
+func (m mapStore) Size(key string) int {
+	if m[key] {
+		return 0 // all rows here are larger
+	}
+	return -1
+}
 
 func (m mapStore) take(rows []kvstore.Row) int {
 	for _, r := range rows {
@@ -44,7 +49,7 @@ func TestRowLimit(t *testing.T) {
 		return rows
 	}
 
-	a.Begin(wire.KindEndpoint)
+	a.Begin(wire.KindEndpoint, true)
 	if n := store.take(a.Admit(batch(1, 2))); n != 2 {
 		t.Fatalf("list: %d admitted", n)
 	}
@@ -80,7 +85,7 @@ func TestByteLimit(t *testing.T) {
 	again := 0
 	a := NewAdmission(r, NewClaims(ourselves, func(string) {}), func() { again++ }, mapStore{})
 	list := func(n int) (admitted int) {
-		a.Begin(wire.KindEndpoint)
+		a.Begin(wire.KindEndpoint, true)
 		for i := range n {
 			admitted += len(a.Admit([]kvstore.Row{endpoint(fmt.Sprintf("10.2.0.%d", i%10))}))
 		}
@@ -104,10 +109,54 @@ func TestByteLimit(t *testing.T) {
 	}
 }
 
+// TestUnendedLists: a peer can't get past its limits with lists that leave rows
+// behind: given up before their end, or without a mark; nor by deleting what it
+// never had.
+func TestUnendedLists(t *testing.T) {
+	for name, c := range map[string]struct {
+		marked bool
+		after  func(a *Admission, store mapStore)
+	}{
+		"given up":     {true, func(*Admission, mapStore) {}},
+		"without mark": {false, func(a *Admission, _ mapStore) { a.End(wire.KindEndpoint, false) }},
+		"bogus deletes": {true, func(a *Admission, store mapStore) {
+			a.End(wire.KindEndpoint, true)
+			for i := range 10 {
+				a.Gone(wire.KindEndpoint, []string{"endpoint/a", "endpoint/b", "endpoint/c"})
+				store.take(a.Admit([]kvstore.Row{endpoint(fmt.Sprintf("10.2.9.%d", i))}))
+			}
+		}},
+	} {
+		for what, limit := range map[string]func(l *Limits){
+			"rows":  func(l *Limits) { l.Rows[wire.KindEndpoint] = 3 },
+			"bytes": func(l *Limits) { l.Bytes = 3 * int64(len(endpoint("10.2.0.1").Key)+len(endpoint("10.2.0.1").Value)) },
+		} {
+			t.Run(name+" "+what, func(t *testing.T) {
+				r, store := east(), mapStore{}
+				limit(&r.Limits)
+				a := NewAdmission(r, NewClaims(ourselves, func(string) {}), func() {}, store)
+				for i := range 10 {
+					a.Begin(wire.KindEndpoint, c.marked)
+					for j := range 3 {
+						store.take(a.Admit([]kvstore.Row{endpoint(fmt.Sprintf("10.2.%d.%d", i, j))}))
+					}
+					c.after(a, store)
+					if name == "bogus deletes" {
+						break // the list ended: the next one would replace it
+					}
+				}
+				if n := len(store); n > 6 {
+					t.Errorf("%d rows are kept, want no more than twice the limit", n)
+				}
+			})
+		}
+	}
+}
+
 // Memory for refused rows is bounded, and their count is right after a list.
 func TestRefusedWithoutEnd(t *testing.T) {
 	a := NewAdmission(east(), NewClaims(ourselves, func(string) {}), func() {}, noStore{})
-	a.Begin(wire.KindEndpoint)
+	a.Begin(wire.KindEndpoint, true)
 	for i := range 3 * maxNoted {
 		a.Admit([]kvstore.Row{endpoint(fmt.Sprintf("10.3.%d.%d", i>>8&0xff, i&0xff))})
 	}
@@ -118,7 +167,7 @@ func TestRefusedWithoutEnd(t *testing.T) {
 	if n := len(a.ledger.noted); n > maxNoted {
 		t.Fatalf("%d are noted", n)
 	}
-	a.Begin(wire.KindEndpoint)
+	a.Begin(wire.KindEndpoint, true)
 	a.End(wire.KindEndpoint, true)
 	if a.Refused() != nil || len(a.ledger.noted) != 0 {
 		t.Fatalf("an empty list leaves %+v", a.Refused())

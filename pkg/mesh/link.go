@@ -2,7 +2,9 @@ package mesh
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,6 +21,7 @@ import (
 	"github.com/clustermesh/clustermesh/pkg/kvstore"
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/pki"
+	"github.com/clustermesh/clustermesh/pkg/version"
 	"github.com/clustermesh/clustermesh/pkg/wire"
 )
 
@@ -39,6 +42,7 @@ type link struct {
 
 	mu        sync.Mutex
 	header    *wire.Cluster      // guarded by mu: what the peer says of itself
+	recalled  []string           // guarded by mu: endpoints it announced before our store was lost
 	heartbeat string             // guarded by mu: newest value
 	beatAt    time.Time          // guarded by mu: when that changed, by our clock; zero: never
 	marked    map[wire.Kind]bool // guarded by mu: kinds that were listed in full
@@ -60,13 +64,21 @@ func newLink(r *Rules, opt *Options, claims *Claims, gate *kvstore.Gate) *link {
 		again: make(chan struct{}, 1), done: make(chan struct{}), marked: map[wire.Kind]bool{}, stale: true}
 	l.admission = NewAdmission(r, claims, l.relist, mirrorStore{l})
 	sink := &peerSink{link: l, CopySink: kvstore.NewCopySink(opt.Store, l.prefix, kvstore.CopyOptions{
-		Begin: func(p kvstore.Part) { l.admission.Begin(p.Kind) },
 		Admit: func(_ kvstore.Part, rows []kvstore.Row) []kvstore.Row { return l.admission.Admit(rows) },
 		Gone:  func(p kvstore.Part, keys []string) { l.admission.Gone(p.Kind, keys) },
+		Tag:   r.tag(opt.Own),
 	})}
 	l.reader = kvstore.NewReader(kvstore.TLSDial(l.tls), l.endpoints, sink, kvstore.ReaderOptions{
-		Prefix: wire.ExportPrefix(r.Peer), Kinds: admitted(), Gate: gate, Log: l.log})
+		Prefix: wire.ExportPrefix(r.Peer), Kinds: admitted(), Gate: gate, Log: l.log,
+		Resume: []wire.Kind{wire.KindCluster, wire.KindNode}}) // what Admission decides other rows by
 	return l
+}
+
+// tag stands for all that rows are admitted by, apart from other rows: with
+// another one everything has to be judged anew.
+func (r *Rules) tag(own Own) string {
+	h := sha256.Sum256(fmt.Append(nil, version.Version, own, r.PodCIDRs, r.NodeCIDRs, r.Namespaces, r.Limits))
+	return hex.EncodeToString(h[:8])
 }
 
 func (l *link) tls() (*tls.Config, error) {
@@ -82,9 +94,24 @@ func (l *link) run(ctx context.Context) {
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
 	helpers.Go(func() { l.relistNowAndThen(ctx) })
+	helpers.Go(func() { l.recall(ctx) })
 	if err := l.reader.Run(ctx); err != nil && ctx.Err() == nil {
 		l.log.Error("reader ended", "error", err)
 	}
+}
+
+// recall asks for endpoints that the peer announced before our store was lost.
+func (l *link) recall(ctx context.Context) {
+	l.mu.Lock()
+	known := l.header != nil
+	l.mu.Unlock()
+	if known || l.opt.Recall == nil {
+		return
+	}
+	endpoints := l.opt.Recall(ctx, l.rules.Peer)
+	l.mu.Lock()
+	l.recalled = endpoints
+	l.mu.Unlock()
 }
 
 // relist asks for a new list. It never blocks.
@@ -130,10 +157,11 @@ func (l *link) endpoints() []string {
 	out := slices.Clone(l.rules.Endpoints)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.header == nil {
-		return out
+	learnt := l.recalled
+	if l.header != nil {
+		learnt = l.header.Endpoints
 	}
-	for _, e := range l.header.Endpoints {
+	for _, e := range learnt {
 		if len(out) < len(l.rules.Endpoints)+maxLearnt && dialable(e) && !slices.Contains(out, e) {
 			out = append(out, e)
 		}
@@ -213,10 +241,13 @@ func (s mirrorStore) Count(k wire.Kind) int {
 	return int(resp.Count)
 }
 
-// Has implements Store. An error counts as no.
-func (s mirrorStore) Has(key string) bool {
+// Size implements Store. An error counts as none.
+func (s mirrorStore) Size(key string) int {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	resp, err := s.l.opt.Store.Get(ctx, s.l.prefix+key, clientv3.WithCountOnly())
-	return err == nil && resp.Count > 0
+	resp, err := s.l.opt.Store.Get(ctx, s.l.prefix+key)
+	if err != nil || len(resp.Kvs) == 0 {
+		return -1
+	}
+	return len(resp.Kvs[0].Value)
 }

@@ -14,15 +14,15 @@ type Collector struct{ set *Set }
 func NewCollector(s *Set) *Collector { return &Collector{s} }
 
 func peerDesc(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc("clustermesh_peer_"+name, help, append([]string{"peer"}, labels...), nil)
+	return prometheus.NewDesc(name, help, append([]string{"peer"}, labels...), nil)
 }
 
 func descs() (up, synced, age, rows, refused *prometheus.Desc) {
-	return peerDesc("up", "1 while the peer's mesh API answers."),
-		peerDesc("synced", "1 once all that the peer publishes was taken in."),
-		peerDesc("heartbeat_age_seconds", "Time since the peer's heartbeat changed; absent before the first."),
-		peerDesc("rows", "Admitted rows, by kind.", "kind"),
-		peerDesc("refused_rows", "Rows that are refused now, by reason.", "reason")
+	return peerDesc("clustermesh_peer_up", "1 while the peer's mesh API answers."),
+		peerDesc("clustermesh_peer_synced", "1 once all that the peer publishes was taken in."),
+		peerDesc("clustermesh_peer_heartbeat_age_seconds", "Time since the peer's heartbeat changed; absent before the first."),
+		peerDesc("clustermesh_peer_rows", "Admitted rows, by kind.", "kind"),
+		peerDesc("clustermesh_peer_refused_rows", "Rows that are refused now, by reason.", "reason")
 }
 
 // Describe implements prometheus.Collector.

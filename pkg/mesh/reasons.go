@@ -1,6 +1,10 @@
 package mesh
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/clustermesh/clustermesh/pkg/wire"
+)
 
 // Reason says why a row is not admitted. It is a metric's label: the set is fixed.
 type Reason string
@@ -39,9 +43,5 @@ func (r *Refusal) Error() string { return string(r.Reason) + ": " + r.Message }
 const maxMessage = 300
 
 func refuse(reason Reason, format string, args ...any) *Refusal {
-	m := fmt.Sprintf(format, args...)
-	if len(m) > maxMessage {
-		m = m[:maxMessage] + "…"
-	}
-	return &Refusal{reason, m}
+	return &Refusal{reason, wire.Shown(fmt.Sprintf(format, args...), maxMessage)}
 }

@@ -31,6 +31,9 @@ type Options struct {
 	Now   func() time.Time
 	Meter Meter // nil: none
 	Lists int64 // how many peers are listed at a time; 0: 4
+	// Recall returns endpoints that a peer announced in an earlier life of ours,
+	// for a store that was lost; nil: none.
+	Recall func(ctx context.Context, peer string) []string
 }
 
 // Meter counts what a Set does.

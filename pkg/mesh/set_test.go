@@ -35,11 +35,12 @@ type ours struct {
 	nodes *state.Table[model.NodeKey, model.Node]
 	objs  map[string]kube.Peer
 	set   *mesh.Set
+	log   *slog.Logger
 	stop  func()
 }
 
 func newOurs(t *testing.T) *ours {
-	o := &ours{Mesh: etcdtest.New(t, "us"), t: t, peers: state.New[string, kube.Peer](), nodes: state.New[model.NodeKey, model.Node](), objs: map[string]kube.Peer{}}
+	o := &ours{Mesh: etcdtest.New(t, "us"), t: t, peers: state.New[string, kube.Peer](), nodes: state.New[model.NodeKey, model.Node](), objs: map[string]kube.Peer{}, log: slog.New(slog.DiscardHandler)}
 	o.cert = etcdtest.Must(pki.IssuePeer(o.CA, "us", time.Now()))(t)
 	o.peers.Expect(kube.Source)
 	o.nodes.Replace(kube.Source, map[model.NodeKey]model.Node{})
@@ -50,7 +51,7 @@ func newOurs(t *testing.T) *ours {
 func (o *ours) start() {
 	o.set = mesh.NewSet(mesh.Options{
 		Own:   mesh.Own{Cluster: "us", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}},
-		Store: o.Store.Client(), Cert: func() pki.Pair { return o.cert }, Log: slog.New(slog.DiscardHandler), Now: time.Now,
+		Store: o.Store.Client(), Cert: func() pki.Pair { return o.cert }, Log: o.log, Now: time.Now,
 	}, o.peers, o.nodes)
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
@@ -106,6 +107,12 @@ func (o *ours) state(peer string) mesh.State {
 		}
 	}
 	return mesh.State{}
+}
+
+// wantSynced waits until the list of a peer has ended: only then can it be resumed.
+func (o *ours) wantSynced(peer string) {
+	o.t.Helper()
+	etcdtest.Eventually(o.t, peer+" is synced", func() bool { return o.state(peer).Synced })
 }
 
 // revision is when a mirrored row was last written.
@@ -189,6 +196,7 @@ func TestSilentPeer(t *testing.T) {
 	o.start()
 	o.connect(east, 2, nil)
 	o.wantMirror("east", "cluster", "heartbeat", "node/n1", "node/n2")
+	o.wantSynced("east")
 	rev := o.revision("east", "node/n1")
 	east.Stop()
 	etcdtest.Eventually(t, "the cut is noticed", func() bool { s := o.state("east"); return !s.Connected && s.Error != "" && s.Synced })
@@ -213,6 +221,7 @@ func TestWipedPeer(t *testing.T) {
 	o.start()
 	o.connect(east, 2, nil)
 	o.wantMirror("east", "cluster", "heartbeat", "node/n1", "node/n2")
+	o.wantSynced("east")
 	incarnation := o.state("east").Incarnation
 
 	east.Stop()
@@ -236,9 +245,12 @@ func TestRestart(t *testing.T) {
 	o.start()
 	o.connect(east, 2, nil)
 	o.wantMirror("east", "cluster", "heartbeat", "node/n1", "node/n2")
+	o.wantSynced("east")
 	o.stop()
 	rev := o.revision("east", "node/n1")
 
+	// An endpoint behind our back: a list would delete it, a resumed reader does not look.
+	o.Put(wire.MirrorPrefix("us", "east")+"endpoint/default/0000000000000007/10.2.1.9", string(wire.Endpoint{Node: "n1"}.Encode()))
 	at := wire.ExportPrefix("east")
 	east.Put(at+"node/n2", "", at+"node/n3", nodeValue("192.0.2.3 10.2.3.0/24"))
 	o.Put(wire.MirrorPrefix("us", "gone")+"node/x", nodeValue("192.0.2.9"))
@@ -248,11 +260,38 @@ func TestRestart(t *testing.T) {
 	etcdtest.Eventually(t, "the set has looked once", func() bool { return o.set.Verdicts() != nil })
 	o.wantMirror("gone", "node/x")
 	o.peers.Replace(kube.Source, maps.Clone(o.objs))
-	o.wantMirror("east", "cluster", "heartbeat", "node/n1", "node/n3")
+	o.wantMirror("east", "cluster", "endpoint/default/0000000000000007/10.2.1.9", "heartbeat", "node/n1", "node/n3")
 	o.wantMirror("gone")
+	if s := o.state("east"); !s.Synced || s.Counts["endpoint"] != 1 {
+		t.Errorf("resumed, but %+v", s)
+	}
 	if now := o.revision("east", "node/n1"); now != rev {
 		t.Errorf("a row that did not change was written again: revision %d, then %d", rev, now)
 	}
+}
+
+// Other rules than before the restart: everything is judged anew.
+func TestRestartWithOtherRules(t *testing.T) {
+	o := newOurs(t)
+	east := newPeer(o, "east")
+	publish(east, twoNodes...)
+	vouch(east)
+	o.start()
+	o.connect(east, 2, nil)
+	o.wantMirror("east", "cluster", "heartbeat", "node/n1", "node/n2")
+	o.wantSynced("east")
+	o.stop()
+	o.connect(east, 2, func(s *v1alpha1.PeerSpec) { s.Import.PodCIDRs = []string{"10.2.1.0/24"} })
+	o.start()
+	o.wantMirror("east", "cluster", "heartbeat", "node/n1")
+	o.wantSynced("east")
+	o.stop()
+	// A node of ours took the address meanwhile.
+	key := model.NodeKey{Cluster: "us", Name: "o1"}
+	o.nodes.Update(kube.Source, map[model.NodeKey]model.Node{key: {Key: key, Internal: model.Addrs{V4: netip.MustParseAddr("192.0.2.1")}}}, nil)
+	east.Stop() // and nobody could be asked
+	o.start()
+	o.wantMirror("east", "cluster", "heartbeat")
 }
 
 // TestHostilePeer: invariant M4. A peer that lies in its rows, its header or its
@@ -358,6 +397,8 @@ func TestClaimsSurviveRestart(t *testing.T) {
 	o.connect(east, 2, nil)
 	o.connect(west, 3, nil)
 	o.wantMirror("west", "cluster", "heartbeat", "node/w1")
+	o.wantSynced("west")
+	o.wantSynced("east")
 	o.stop()
 	west.Stop()
 	publish(east, [2]string{"n1", "192.0.2.1 10.2.1.0/24"}) // takes the chance

@@ -18,9 +18,18 @@ type peerSink struct {
 	marked bool // the part that is being listed is complete
 }
 
+// BeginList implements kvstore.Sink.
+func (s *peerSink) BeginList(ctx context.Context, l kvstore.ListInfo) error {
+	if l.Resumed {
+		s.link.admission.Resume()
+	}
+	return s.CopySink.BeginList(ctx, l)
+}
+
 // BeginPart implements kvstore.Sink.
 func (s *peerSink) BeginPart(ctx context.Context, p kvstore.Part, synced []byte) error {
 	s.marked = synced != nil
+	s.link.admission.Begin(p.Kind, s.marked)
 	return s.CopySink.BeginPart(ctx, p, synced)
 }
 

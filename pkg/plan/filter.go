@@ -21,7 +21,7 @@ const (
 	Pods4, Pods6   Set = "pods4", "pods6"   // device . address that a pod may send from
 	Local4, Local6 Set = "local4", "local6" // pod prefixes of this node
 	Mesh4, Mesh6   Set = "mesh4", "mesh6"   // pod prefixes of all clusters
-	Direct4        Set = "direct4"          // nodes that are reached without a tunnel
+	Direct4        Set = "direct4"          // our cluster's nodes that are reached without a tunnel
 	Direct6        Set = "direct6"          // and so see pods' own addresses
 	Nodes4, Nodes6 Set = "nodes4", "nodes6" // addresses that other nodes encapsulate from and to
 	Decap44        Set = "decap44"          // outer source . inner source
@@ -103,6 +103,7 @@ func (r *resolver) rules() Rules {
 		return out
 	}
 	out.Tunnel, out.Port, out.VNI = true, r.port(), vni(r.local)
+	out.Inner4, out.Inner6 = r.in.Held.Inner4, r.in.Held.Inner6
 	for bits := 1; bits <= 128; bits++ {
 		if r.inner4[bits] > 0 {
 			out.Inner4 = out.Inner4.With(bits)
@@ -142,7 +143,10 @@ func podFilter(pod model.Pod, add func(FilterKey)) {
 // to directly: they choose for themselves how they send to us.
 func (r *resolver) remoteFilter(m remote, add func(FilterKey)) {
 	for _, h := range []hop{m.v4, m.v6} {
-		if h.direct() {
+		// A peer names its nodes' addresses: with one of a neighbour of ours
+		// that is no node, it would keep our pods' packets to that neighbour
+		// from being masqueraded, and the answers from coming back.
+		if h.direct() && m.node.Key.Cluster == r.in.Local.Cluster {
 			add(FilterKey{Set: of(h.gateway, Direct4, Direct6), Addr: h.gateway})
 		}
 	}

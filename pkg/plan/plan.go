@@ -38,6 +38,9 @@ type Input struct {
 	Masquerade bool
 	MTU        int // of pods, as configured; 0 means computed
 	Underlay   Underlay
+	// Held is what the rules in the kernel were made for, as long as not every
+	// source has reported: nodes that are still to come may need its lengths.
+	Held Rules
 }
 
 // LocalAddr is an address of this node, with the length of its subnet.

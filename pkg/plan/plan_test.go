@@ -205,6 +205,8 @@ func TestFilterRows(t *testing.T) {
 	rng := func(from, to string) Range { return Range{ip(from), ip(to)} }
 	in := with(func(in *Input, n *model.Node) {
 		in.Masquerade, n.External.V4 = true, ip("203.0.113.2")
+		in.Nodes[model.NodeKey{Cluster: "east", Name: "e2"}] = model.Node{Encap: model.EncapDirect, PodCIDRs: model.Prefixes{V4: pfx("10.1.4.0/24")},
+			Internal: model.Addrs{V4: ip("192.0.2.7")}}
 		in.Pods[model.PodKey{ContainerID: "c", IfName: "eth0"}] = model.Pod{HostIf: "cm0", IPs: model.Addrs{V4: ip("10.1.3.9")}}
 	})
 	inner4, inner6 := rng("10.2.5.0", "10.2.5.255"), rng("fd00:2:0:5::", "fd00:2:0:5:ffff:ffff:ffff:ffff")
@@ -215,8 +217,7 @@ func TestFilterRows(t *testing.T) {
 		{Set: Local6, Range: rng("fd00:1:0:3::", "fd00:1:0:3:ffff:ffff:ffff:ffff")}: {},
 		{Set: Mesh4, Range: rng("10.1.0.0", "10.2.255.255")}:                        {}, // they touch
 		{Set: Mesh6, Range: rng("fd00:1::", "fd00:2:0:ffff:ffff:ffff:ffff:ffff")}:   {},
-		{Set: Direct4, Addr: ip("192.0.2.2")}:                                       {},
-		{Set: Direct6, Addr: ip("2001:db8::2")}:                                     {},
+		{Set: Direct4, Addr: ip("192.0.2.7")}:                                       {}, // and no node of a peer
 		{Set: Nodes4, Addr: ip("192.0.2.2")}:                                        {},
 		{Set: Nodes4, Addr: ip("203.0.113.2")}:                                      {},
 		{Set: Decap44, Addr: ip("192.0.2.2"), Range: inner4}:                        {},

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -152,15 +154,36 @@ func (x field) string(max int) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return printable(b)
+}
+
+// printable refuses what a terminal obeys: control characters, C1's (U+009B is
+// ESC [ in one) among them, and those that change the direction of writing.
+func printable(b []byte) (string, error) {
 	if !utf8.Valid(b) {
 		return "", errors.New("not UTF-8")
 	}
-	for _, c := range b {
-		if c < 0x20 || c == 0x7f {
+	s := string(b)
+	for _, c := range s {
+		if unicode.IsControl(c) || unicode.Is(unicode.Bidi_Control, c) {
 			return "", fmt.Errorf("control character %#x", c)
 		}
 	}
-	return string(b), nil
+	return s, nil
+}
+
+// Shown is a stranger's text for people: at most n bytes of it, and "·" for what
+// can't be printed.
+func Shown(text string, n int) string {
+	if len(text) > n {
+		text = text[:n] + "…"
+	}
+	return strings.Map(func(c rune) rune {
+		if unicode.IsPrint(c) {
+			return c
+		}
+		return '·'
+	}, text)
 }
 
 func (x field) addr() (netip.Addr, error) {

@@ -163,7 +163,11 @@ func DecodeEndpoint(value []byte) (p Endpoint, err error) {
 			if len(b) < 4 || len(p.Ports) == maxNamedPorts {
 				return fmt.Errorf("named port of %d bytes, number %d", len(b), len(p.Ports)+1)
 			}
-			p.Ports = append(p.Ports, NamedPort{Name: string(b[3:]), Protocol: b[0], Port: binary.BigEndian.Uint16(b[1:])})
+			name, err := printable(b[3:])
+			if err != nil {
+				return fmt.Errorf("named port: %w", err)
+			}
+			p.Ports = append(p.Ports, NamedPort{Name: name, Protocol: b[0], Port: binary.BigEndian.Uint16(b[1:])})
 		}
 		return err
 	})

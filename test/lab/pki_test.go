@@ -23,7 +23,7 @@ func TestPKI(t *testing.T) {
 		}
 		return string(data)
 	}
-	if issue() != issue() {
+	if first, second := issue(), issue(); first != second {
 		t.Error("ensure issued a second certificate")
 	}
 	pair, err := tls.LoadX509KeyPair(p.file("n1.crt"), p.file("n1.key"))

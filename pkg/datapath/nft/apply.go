@@ -35,17 +35,30 @@ func (t *Target) Apply(_ context.Context, set map[plan.FilterKey]plan.FilterRow,
 	for _, k := range del {
 		changes = append(changes, change{key: k, del: true})
 	}
+	failed := map[plan.FilterKey]error{}
+	err := t.open()
+	if err == nil {
+		changes, err = t.settleRanges(changes)
+	}
+	if err != nil {
+		return all(err, set, del)
+	}
 	// The rules first, then set by set: halves then seldom part what has to
 	// happen together.
 	slices.SortFunc(changes, func(a, b change) int { return compareKeys(a.key, b.key) })
-	failed := map[plan.FilterKey]error{}
-	if err := t.open(); err != nil {
-		for _, c := range changes {
-			failed[c.key] = err
-		}
-		return failed
-	}
 	t.try(changes, failed)
+	return failed
+}
+
+// all says that nothing could be done.
+func all(err error, set map[plan.FilterKey]plan.FilterRow, del []plan.FilterKey) map[plan.FilterKey]error {
+	failed := make(map[plan.FilterKey]error, len(set)+len(del))
+	for k := range set {
+		failed[k] = err
+	}
+	for _, k := range del {
+		failed[k] = err
+	}
 	return failed
 }
 
@@ -60,6 +73,9 @@ func compareKeys(a, b plan.FilterKey) int {
 }
 
 func (t *Target) try(changes []change, failed map[plan.FilterKey]error) {
+	if len(changes) == 0 {
+		return // all of it was so already
+	}
 	err := t.commit(changes)
 	if err == nil {
 		return

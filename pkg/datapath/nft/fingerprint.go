@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 
 	"github.com/clustermesh/clustermesh/pkg/datapath/nl"
 	"github.com/clustermesh/clustermesh/pkg/plan"
@@ -114,9 +115,20 @@ func ruleLine(chain string, i int, comment string) string {
 	return fmt.Sprintf("rule %s %03d %s", chain, i, comment)
 }
 
-// readRow tells what the rules in the kernel were made for, if they are
-// complete and untouched.
-func readRow(c *nl.Conn) (plan.Rules, bool, error) {
+// Held returns what the rules in a namespace were made for, whoever changed
+// them since; the zero Rules if there are none.
+func Held(space nl.Space) (plan.Rules, error) {
+	c, err := space.Dial(unix.NETLINK_NETFILTER)
+	if err != nil {
+		return plan.Rules{}, err
+	}
+	defer c.Close()
+	row, _, err := readAbout(c)
+	return row, err
+}
+
+// readAbout reads the rule that says what the others were made for.
+func readAbout(c *nl.Conn) (plan.Rules, bool, error) {
 	rules, err := readRules(c, nftables.TableFamilyINet)
 	if err != nil {
 		return plan.Rules{}, false, err
@@ -128,6 +140,16 @@ func readRow(c *nl.Conn) (plan.Rules, bool, error) {
 	row, ok := parseAbout(rules[i].comment)
 	if !ok {
 		return plan.Rules{}, false, nil
+	}
+	return row, true, nil
+}
+
+// readRow tells what the rules in the kernel were made for, if they are
+// complete and untouched.
+func readRow(c *nl.Conn) (plan.Rules, bool, error) {
+	row, ok, err := readAbout(c)
+	if !ok || err != nil {
+		return plan.Rules{}, false, err
 	}
 	for _, t := range skeleton(row) {
 		wanted, err := wantedLines(t)

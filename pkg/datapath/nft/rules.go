@@ -13,15 +13,16 @@ import (
 
 // Counters of dropped packets, by reason.
 const (
-	dropPodSource  = "drop_pod_source"  // from a pod, with a source that is not the pod's
-	dropPodND      = "drop_pod_nd"      // router or neighbour discovery from a pod
-	dropPodGroup   = "drop_pod_group"   // multicast on a pod's link: listener reports and the like, which nobody needs
-	dropPodARP     = "drop_pod_arp"     // ARP from a pod
-	dropPodTunnel  = "drop_pod_tunnel"  // from a pod to the VXLAN port of a node
-	dropDecapPod   = "drop_decap_pod"   // to our VXLAN port from a pod, or out of the tunnel itself
-	dropDecapVNI   = "drop_decap_vni"   // another network's
-	dropDecapOuter = "drop_decap_outer" // from an address that is no node's
-	dropDecapInner = "drop_decap_inner" // from a node, with a source inside that is not of its pods
+	dropPodSource   = "drop_pod_source"   // from a pod, with a source that is not the pod's
+	dropPodND       = "drop_pod_nd"       // router or neighbour discovery from a pod
+	dropPodGroup    = "drop_pod_group"    // multicast on a pod's link: listener reports and the like, which nobody needs
+	dropPodARP      = "drop_pod_arp"      // ARP from a pod
+	dropPodTunnel   = "drop_pod_tunnel"   // from a pod to the VXLAN port of a node
+	dropDecapPod    = "drop_decap_pod"    // to our VXLAN port from a pod, or out of the tunnel itself
+	dropDecapVNI    = "drop_decap_vni"    // another network's
+	dropDecapOuter  = "drop_decap_outer"  // from an address that is no node's
+	dropDecapInner  = "drop_decap_inner"  // from a node, with a source inside that is not of its pods
+	dropDecapTarget = "drop_decap_target" // out of the tunnel, to something else than a pod here
 )
 
 // table is what one nft table should hold, apart from set elements.
@@ -76,7 +77,7 @@ func skeleton(r plan.Rules) []table {
 	arp := chain{"input", nftables.ChainTypeFilter, arpIn, *nftables.ChainPriorityFilter,
 		[]rule{{"pods know their neighbours and have nothing to tell", join(fromDevices(plan.IfPrefix), drop(dropPodARP))}}}
 	inet := table{nftables.TableFamilyINet, tableName, chains, allSets(),
-		[]string{dropPodSource, dropPodND, dropPodGroup, dropPodTunnel, dropDecapPod, dropDecapVNI, dropDecapOuter, dropDecapInner}}
+		[]string{dropPodSource, dropPodND, dropPodGroup, dropPodTunnel, dropDecapPod, dropDecapVNI, dropDecapOuter, dropDecapInner, dropDecapTarget}}
 	return []table{inet, {nftables.TableFamilyARP, tableName, []chain{arp}, nil, []string{dropPodARP}}}
 }
 
@@ -97,7 +98,10 @@ func parseAbout(s string) (r plan.Rules, ok bool) {
 
 func prerouting(r plan.Rules) []rule {
 	rules := []rule{
-		{"checked before it was encapsulated", join(fromDevice(plan.TunnelName), leave())},
+		// A node of a peer must not reach through us what the underlay keeps it from.
+		{"out of the tunnel, where the source was checked", join(isIPv4(), fromDevice(plan.TunnelName), dst4(reg0), in(plan.Local4), leave())},
+		{"out of the tunnel, where the source was checked", join(isIPv6(), fromDevice(plan.TunnelName), dst6(reg0), in(plan.Local6), leave())},
+		{"not to a pod here", join(fromDevice(plan.TunnelName), drop(dropDecapTarget))},
 		{"", join(fromDevices(plan.IfPrefix), jump("from_pod"))},
 	}
 	if r.Tunnel {

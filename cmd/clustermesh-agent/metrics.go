@@ -1,0 +1,52 @@
+package main
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/clustermesh/clustermesh/pkg/status"
+)
+
+var (
+	descDrops = prometheus.NewDesc("clustermesh_drops_total", "Packets that the node's filters dropped, by reason.", []string{"reason"}, nil)
+	descLines = prometheus.NewDesc("clustermesh_status_lines", "Lines of the agent's status, by level.", []string{"level"}, nil)
+	descReady = prometheus.NewDesc("clustermesh_agent_ready", "1 while pods can be wired.", nil, nil)
+)
+
+// collector counts, on scrape, what the kernel and the board hold.
+type collector struct{ *agent }
+
+// Describe implements prometheus.Collector.
+func (c collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descDrops, descLines, descReady} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	counters, err := c.loops.filter.Counters(ctx)
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(descDrops, err)
+	}
+	for name, n := range counters {
+		ch <- prometheus.MustNewConstMetric(descDrops, prometheus.CounterValue, float64(n.Packets), strings.TrimPrefix(name, "drop_"))
+	}
+	levels := map[status.Level]int{status.OK: 0, status.Info: 0, status.Degraded: 0, status.Down: 0}
+	for _, l := range c.board.Lines() {
+		levels[l.Level]++
+	}
+	for level, n := range levels {
+		ch <- prometheus.MustNewConstMetric(descLines, prometheus.GaugeValue, float64(n), string(level))
+	}
+	ready := 1.0
+	if c.notReady() != nil {
+		ready = 0
+	}
+	ch <- prometheus.MustNewConstMetric(descReady, prometheus.GaugeValue, ready)
+}
