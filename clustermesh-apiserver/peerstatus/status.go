@@ -76,7 +76,7 @@ func connected(st mesh.State) metav1.Condition {
 	case !st.Connected && st.Error != "":
 		return condition(kind, false, "Unreachable", st.Error)
 	case !st.Connected:
-		return condition(kind, false, "Connecting", "")
+		return condition(kind, false, "Connecting", "no endpoint has answered yet")
 	case st.HeartbeatSeconds < 0 && !st.Synced:
 		return condition(kind, false, "Listing", "connected to "+st.Endpoint+", rows are being read")
 	case st.HeartbeatSeconds < 0 || st.HeartbeatSeconds > mesh.StaleAfter.Seconds():

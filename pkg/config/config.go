@@ -155,8 +155,14 @@ func (c Config) validateCluster() error {
 		if i >= len(c.Cluster.PodCIDRs) {
 			field = "cluster.serviceCIDRs"
 		}
-		if p != p.Masked() || p.Bits() == 0 || p.Addr().Is4In6() {
+		switch {
+		case !p.IsValid():
+			errs = append(errs, invalid(field, "", "use a network, for example 10.1.0.0/16"))
+		case p != p.Masked() || p.Bits() == 0 || p.Addr().Is4In6():
 			errs = append(errs, invalid(field, p.String(), "use a network such as "+p.Masked().String()+", not everything"))
+		}
+		if what := Reserved(p); what != "" && p.Bits() > 0 {
+			errs = append(errs, invalid(field, p.String(), "it overlaps "+what+"; use a range that can be routed"))
 		}
 		for _, q := range all[:i] {
 			if p.Overlaps(q) {
@@ -217,6 +223,20 @@ func (c Config) validateLog() error {
 	return oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 }
 
+// Reserved names what in p can't be routed between hosts (RFC 6890); empty if
+// there is nothing.
+func Reserved(p netip.Prefix) string {
+	for _, r := range []struct{ prefix, what string }{
+		{"0.0.0.0/8", "this host"}, {"127.0.0.0/8", "loopback"}, {"169.254.0.0/16", "link-local addresses"}, {"224.0.0.0/3", "multicast or reserved addresses"},
+		{"::/127", "loopback"}, {"fe80::/10", "link-local addresses"}, {"ff00::/8", "multicast"},
+	} {
+		if p.Overlaps(netip.MustParsePrefix(r.prefix)) {
+			return r.prefix + " (" + r.what + ")"
+		}
+	}
+	return ""
+}
+
 // HostPort checks that s is host:port with a number for a port.
 func HostPort(s string) error {
 	i := strings.LastIndexByte(s, ':')
@@ -225,11 +245,14 @@ func HostPort(s string) error {
 	}
 	n, err := strconv.ParseUint(s[i+1:], 10, 16)
 	host := s[:i]
-	if err != nil || n == 0 || strings.Contains(host, ":") && (host[0] != '[' || host[len(host)-1] != ']') {
+	if err != nil || n == 0 || host == "[]" || strings.ContainsFunc(host, noHost) || strings.Contains(host, ":") && (host[0] != '[' || host[len(host)-1] != ']') {
 		return fmt.Errorf("%q is not host:port", s)
 	}
 	return nil
 }
+
+// noHost tells what stands in no name and no address.
+func noHost(c rune) bool { return c <= ' ' || c >= 0x7f || c == '/' || c == '@' }
 
 func port(field string, p int) error {
 	if p < 1 || p > 65535 {

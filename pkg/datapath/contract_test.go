@@ -75,6 +75,7 @@ func tunnelRow(mtu int, v4, v6 string) plan.Tunnel {
 func TestContractRoutes(t *testing.T) {
 	a := netip.MustParseAddr
 	key := func(s string) plan.RouteKey { return plan.RouteKey{Dst: netip.MustParsePrefix(s)} }
+	behind := func(s string) plan.RouteKey { return plan.RouteKey{Dst: netip.MustParsePrefix(s), Fallback: true} }
 	direct4 := plan.Route{Kind: plan.Unicast, Dev: "eth0", Gateway: a("192.0.2.7"), Src: a("192.0.2.1"), MTU: 1400}
 	direct6 := plan.Route{Kind: plan.Unicast, Dev: "eth0", Gateway: a("2001:db8::7"), Src: a("2001:db8::1")}
 	refused := plan.Route{Kind: plan.Unreachable}
@@ -90,6 +91,7 @@ func TestContractRoutes(t *testing.T) {
 		key("10.4.0.0/24"): tunnel("2001:db8::7", "2001:db8::1"), key("10.5.0.0/24"): noSource, key("10.1.3.9/32"): pod, key("0.0.0.0/0"): refused,
 		key("fd00::/16"): refused, key("fd00:2::/64"): direct6, key("fd00:3::/64"): tunnel("192.0.2.7", "192.0.2.1"),
 		key("fd00:4::/64"): tunnel("2001:db8::7", "2001:db8::1"), key("fd00:1::9/128"): {Kind: plan.Unicast, Dev: "cm0123456789a"}, key("::/0"): refused,
+		behind("10.2.0.0/24"): refused, behind("10.6.0.0/16"): refused, behind("fd00:2::/64"): refused, behind("fd00:6::/48"): refused,
 	}
 	via6 := direct4
 	via6.Gateway = a("2001:db8::7")
@@ -98,6 +100,7 @@ func TestContractRoutes(t *testing.T) {
 		key("10.4.0.0/24"): tunnel("192.0.2.7", "192.0.2.1"), key("10.5.0.0/24"): refused, key("10.1.3.9/32"): refused, key("0.0.0.0/0"): pod,
 		key("fd00::/16"): direct6, key("fd00:2::/64"): tunnel("192.0.2.7", "192.0.2.1"), key("fd00:3::/64"): refused,
 		key("fd00:4::/64"): tunnel("2001:db8::8", "2001:db8::1"), key("fd00:1::9/128"): refused, key("::/0"): direct6,
+		behind("10.2.0.0/24"): direct4, behind("10.6.0.0/16"): direct4, behind("fd00:2::/64"): direct6, behind("fd00:6::/48"): direct6,
 	}
 	contract(t, func(t *testing.T) reconcile.Target[plan.RouteKey, plan.Route] { return newTargets(t, bare(t)).routes }, one, two)
 }

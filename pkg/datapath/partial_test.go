@@ -36,6 +36,9 @@ func setOnly[K, V comparable](t testing.TB, name string, target reconcile.Target
 // of pod prefixes are in the rules, which are one row and so are replaced.
 func TestRestartBeforePeersReport(t *testing.T) {
 	m, pods := twoNodes(t, model.EncapVXLAN, dualEast, dualWest)
+	// A cluster of one node may use no more than that node's prefixes.
+	m.prefixes["east"] = m.nodes[0].row.PodCIDRs.All()
+	m.program(t)
 	n := m.nodes[1]
 	held, err := nft.Held(n.space)
 	must(t, err)

@@ -44,6 +44,7 @@ func TestAccept(t *testing.T) {
 		"our own name":   {[]kube.Peer{peer("us", 1, nil, "10.2.0.0/16")}, map[string]string{"us": absent + ": our own cluster's"}},
 		"no cluster's":   {[]kube.Peer{peer("a.b", 1, nil, "10.2.0.0/16")}, map[string]string{"a.b": absent + ": RFC 1123"}},
 		"everything":     {[]kube.Peer{peer("a", 1, nil, "0.0.0.0/0")}, map[string]string{"a": absent + ": is everything"}},
+		"pod gateway":    {[]kube.Peer{peer("a", 1, nil, "169.254.0.0/16")}, map[string]string{"a": absent + ": link-local"}},
 		"host bits":      {[]kube.Peer{peer("a", 1, nil, "10.2.0.1/16")}, map[string]string{"a": absent + ": write 10.2.0.0/16"}},
 		"no network":     {[]kube.Peer{peer("a", 1, nil, "all")}, map[string]string{"a": absent + `: spec.import.podCIDRs[0]: "all"`}},
 		"no node range":  {[]kube.Peer{peer("a", 1, func(s *v1alpha1.PeerSpec) { s.Import.NodeCIDRs = []string{"x"} }, "10.2.0.0/16")}, map[string]string{"a": absent + ": spec.import.nodeCIDRs[0]"}},

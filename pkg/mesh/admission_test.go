@@ -178,7 +178,7 @@ func TestRefusedIsPrintable(t *testing.T) {
 	w.peers["east"].Admit([]kvstore.Row{{Key: "node/\x1b[2J\u009b\xff", Value: []byte{1}}})
 	r := w.peers["east"].Refused()
 	if len(r) != 1 || r[0].Example != "node/·[2J·\ufffd" {
-		t.Errorf("shown: %+q", r)
+		t.Errorf("shown: %+v", r)
 	}
 }
 

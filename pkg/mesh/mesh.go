@@ -147,6 +147,9 @@ func networks(field string, list []string) ([]netip.Prefix, error) {
 		if p.Bits() == 0 {
 			return nil, fmt.Errorf("%s[%d]: %q is everything; name the peer's own range", field, i, s)
 		}
+		if what := config.Reserved(p); what != "" {
+			return nil, fmt.Errorf("%s[%d]: %q overlaps %s; name the peer's own range", field, i, s, what)
+		}
 		out = append(out, p)
 	}
 	return out, nil

@@ -189,7 +189,8 @@ func TestMeshIsClosed(t *testing.T) {
 		}
 	}
 	slices.Sort(refused)
-	want := []string{"10.1.0.0/16", "10.1.3.0/24", "10.2.0.0/16", "fd00:1:0:3::/64", "fd00:1::/48", "fd00:2::/48"}
+	want := []string{"10.1.0.0/16 (fallback)", "10.1.3.0/24", "10.2.0.0/16 (fallback)",
+		"fd00:1:0:3::/64", "fd00:1::/48 (fallback)", "fd00:2::/48 (fallback)"}
 	if diff := cmp.Diff(want, refused); diff != "" {
 		t.Errorf("refused prefixes (-want +got):\n%s", diff)
 	}

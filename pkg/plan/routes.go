@@ -7,12 +7,15 @@ import (
 )
 
 // routes is our whole routing table. Where no node and no pod claims a mesh
-// address the packet is refused instead of leaving by the default route.
+// address the packet is refused instead of leaving by the default route. A node
+// may have all of its cluster's prefix: the refusal stands behind its route, and
+// is there when the kernel drops that with a link, or an agent that has just
+// started does not know the node yet.
 func (r *resolver) routes(remotes []remote) map[RouteKey]Route {
 	out := make(map[RouteKey]Route, 2*len(remotes)+2*len(r.in.Pods)+8)
 	for _, prefixes := range r.in.Mesh {
 		for _, p := range prefixes {
-			out[RouteKey{Dst: p.Masked()}] = Route{Kind: Unreachable}
+			out[RouteKey{Dst: p.Masked(), Fallback: true}] = Route{Kind: Unreachable}
 		}
 	}
 	add := func(k RouteKey, v Route) { out[k] = v }

@@ -22,18 +22,23 @@ func (k Kind) String() string {
 	return [...]string{"foreign", "unicast", "unreachable"}[k]
 }
 
-// RouteKey names a route in our table. Extra is 0 in every plan; it numbers
-// the foreign routes that a kernel holds beside ours to the same prefix.
+// RouteKey names a route in our table. A fallback is used where there is no
+// other route to its prefix. Extra is 0 in every plan; it numbers the foreign
+// routes that a kernel holds beside ours to the same prefix.
 type RouteKey struct {
-	Dst   netip.Prefix
-	Extra int
+	Dst      netip.Prefix
+	Fallback bool
+	Extra    int
 }
 
 func (k RouteKey) String() string {
-	if k.Extra == 0 {
-		return k.Dst.String()
+	switch {
+	case k.Extra != 0:
+		return fmt.Sprintf("%v (foreign %d)", k.Dst, k.Extra)
+	case k.Fallback:
+		return fmt.Sprintf("%v (fallback)", k.Dst)
 	}
-	return fmt.Sprintf("%v (foreign %d)", k.Dst, k.Extra)
+	return k.Dst.String()
 }
 
 // Encap is the outer header of a lightweight-tunnel route. The zero Encap means

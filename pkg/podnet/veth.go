@@ -113,6 +113,12 @@ func isGone(err error) bool {
 // listVeths returns the names of all our veths.
 func listVeths(h *netlink.Handle) (map[string]bool, error) {
 	links, err := h.LinkList()
+	for range 20 { // pods that come and go disturb the dump
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+		links, err = h.LinkList()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}

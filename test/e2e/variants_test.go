@@ -50,8 +50,8 @@ func TestVariants(t *testing.T) {
 // does drop is shown in pkg/datapath (N3).
 func nothingDropped(t *testing.T, n *lab.Node) {
 	t.Helper()
-	got := sh(t, n, "nft list counters table inet clustermesh | grep -A1 'counter drop_decap' | grep -c 'packets 0 bytes 0'")
-	if got != "4" {
+	got := sh(t, n, "nft list counters table inet clustermesh | grep -A1 'counter drop_decap' | grep packets | grep -v 'packets 0 bytes 0' || true")
+	if got != "" {
 		t.Errorf("good traffic was counted as dropped:\n%s", sh(t, n, "nft list counters table inet clustermesh"))
 	}
 }

@@ -30,9 +30,7 @@ func encode(key plan.RouteKey, row plan.Route, index uint32) []byte {
 	attrs := nl.Attrs(header(key, row))
 	attrs.U32(unix.RTA_TABLE, plan.Table)
 	attrs.Bytes(unix.RTA_DST, key.Dst.Addr().AsSlice())
-	if m := metric(key.Dst.Addr()); m != 0 {
-		attrs.U32(unix.RTA_PRIORITY, m)
-	}
+	attrs.U32(unix.RTA_PRIORITY, metric(key))
 	if index != 0 {
 		attrs.U32(unix.RTA_OIF, index)
 	}
@@ -63,18 +61,23 @@ func encode(key plan.RouteKey, row plan.Route, index uint32) []byte {
 	return attrs
 }
 
-// metric is a number made from the address of an IPv4 prefix. Linux (6.18) looks
-// for an equal next hop on every insert, in a hash over source, device and
+// metric is, for IPv4, a number made from the address of the prefix. Linux (6.18)
+// looks for an equal next hop on every insert, in a hash over source, device and
 // metric, but not gateway or tunnel header: with one metric for all, 5,000
 // routes are one chain and take 1.1 s of CPU instead of 0.03 s. It depends on
-// nothing but the prefix, so that a route always replaces the one before.
-func metric(a netip.Addr) uint32 {
-	if !a.Is4() {
-		return 0
+// nothing but the key, so that a route always replaces the one before, and is
+// higher for every fallback than for any other route.
+func metric(key plan.RouteKey) uint32 {
+	const goldenRatio, bits, fallback = 2654435769, 12, 1 << 16
+	m := uint32(defaultMetricIPv6)
+	if key.Dst.Addr().Is4() {
+		b := key.Dst.Addr().As4()
+		m = 1 + binary.BigEndian.Uint32(b[:])*goldenRatio>>(32-bits)
 	}
-	const goldenRatio, bits = 2654435769, 12
-	b := a.As4()
-	return 1 + binary.BigEndian.Uint32(b[:])*goldenRatio>>(32-bits)
+	if key.Fallback {
+		m += fallback
+	}
+	return m
 }
 
 // header is the rtmsg of a route of ours.
@@ -99,13 +102,14 @@ func scope(key plan.RouteKey, row plan.Route) byte {
 	return unix.RT_SCOPE_UNIVERSE
 }
 
-// encodeDelete matches our route to a prefix, whatever it says.
+// encodeDelete matches our route for a key, whatever it says.
 func encodeDelete(key plan.RouteKey) []byte {
 	h := make([]byte, unix.SizeofRtMsg)
 	h[0], h[1], h[5], h[6] = family(key.Dst.Addr()), byte(key.Dst.Bits()), plan.Proto, unix.RT_SCOPE_NOWHERE
 	attrs := nl.Attrs(h)
 	attrs.U32(unix.RTA_TABLE, plan.Table)
 	attrs.Bytes(unix.RTA_DST, key.Dst.Addr().AsSlice())
+	attrs.U32(unix.RTA_PRIORITY, metric(key))
 	return attrs
 }
 
@@ -143,11 +147,8 @@ func decode(body []byte, names map[uint32]string) (key plan.RouteKey, row plan.R
 	if encapType != 0 {
 		ok = decodeEncap(&row.Encap, encapType, encap) && ok
 	}
-	usual := metric(key.Dst.Addr())
-	if key.Dst.Addr().Is6() {
-		usual = defaultMetricIPv6
-	}
-	return key, row, ok && body[6] == scope(key, row) && priority == usual
+	key.Fallback = priority == metric(plan.RouteKey{Dst: key.Dst, Fallback: true})
+	return key, row, ok && body[6] == scope(key, row) && priority == metric(key)
 }
 
 // attribute reads one attribute into row. It is false for what our routes do
