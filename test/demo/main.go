@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -163,12 +164,12 @@ func (d *demo) status(ctx context.Context) error {
 func (d *demo) epilogue() {
 	fmt.Printf(`
 Look around:
-  export KUBECONFIG=%s PATH=%s:$PATH
+  export KUBECONFIG=%s PATH=%s:%s:$PATH
   kubectl --context west get pods -A -o wide
   kubectl --context east get peers
-  %s status --context west
-  %s                # a shell on a node: ip route show table 7473; nft list ruleset
+  clustermesh status --context west
+  %s        # a shell on a node: ip route show table 7473; nft list ruleset
 Take it down:
   make demo-down
-`, d.mesh.Kubeconfig(), d.mesh.BinDir(), "clustermesh", "go run ./test/lab/cmd/lab exec --name demo west 2 bash")
+`, d.mesh.Kubeconfig(), filepath.Dir(d.mesh.Program()), d.mesh.BinDir(), "go run ./test/lab/cmd/lab exec --name demo west 2 bash")
 }
