@@ -35,10 +35,10 @@ lint: ## gofmt, go vet, staticcheck
 
 # The race detector needs cgo. Kernel tests make their own network namespaces.
 unit: ## unit, kernel and contract tests, with the race detector
-	CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v -e /test/e2e -e /test/lab$$)
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 20m $$($(GO) list ./... | grep -v -e /test/e2e -e /test/lab$$)
 
 e2e: ## the lab's own tests, then the product on real clusters
-	$(GO) test -v -timeout 40m -p 1 ./test/lab ./test/e2e 2>&1 | grep -v -e '^=== ' ; exit $${PIPESTATUS[0]}
+	$(GO) test -v -count=1 -timeout 40m -p 1 ./test/lab ./test/e2e 2>&1 | grep -v -e '^=== ' ; exit $${PIPESTATUS[0]}
 
 bench: lab-deps lab-build images ## print the figures, write bin/bench.json
 	$(GO) run ./test/bench -only '$(ONLY)' -out bin/bench.json

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -48,6 +49,9 @@ func run(ctx context.Context, args []string) error {
 	if b.root, err = fixture.Root(); err != nil {
 		return err
 	}
+	if b.bin == "" {
+		b.bin = filepath.Join(b.root, "bin", runtime.GOARCH)
+	}
 	return b.all(ctx, out)
 }
 
@@ -61,6 +65,7 @@ type bench struct {
 	peers  int // of the mirror
 	nodes  int // of the agent's peer
 	keep   bool
+	bin    string // directory of the API server that the mirror is measured with
 }
 
 func parse(args []string) (b *bench, out string, err error) {
@@ -74,6 +79,7 @@ func parse(args []string) (b *bench, out string, err error) {
 	f.IntVar(&b.peers, "peers", 250, "of the mirror")
 	f.IntVar(&b.nodes, "nodes", 5000, "of the agent's peer")
 	f.BoolVar(&b.keep, "keep", false, "leave the labs running, to look around")
+	f.StringVar(&b.bin, "bin", "", "`DIRECTORY` of the clustermesh-apiserver for the mirror (default bin/<arch>)")
 	return b, out, f.Parse(args)
 }
 

@@ -21,11 +21,11 @@ type reader struct {
 	table *state.Table[model.NodeKey, model.Node]
 
 	mu    sync.Mutex
-	first uint64        // guarded by mu: of the stamps that are waited for
+	first uint64          // guarded by mu: of the stamps that are waited for
 	took  []time.Duration // guarded by mu: from the source's write to us; 0: not here yet
-	open  int           // guarded by mu: how many are not here
-	all   chan struct{} // guarded by mu: closed when none is
-	last  time.Time     // guarded by mu: when the last one came
+	open  int             // guarded by mu: how many are not here
+	all   chan struct{}   // guarded by mu: closed when none is
+	last  time.Time       // guarded by mu: when the last one came
 }
 
 // startReader follows the mirror of cluster until ctx ends, and returns when it
@@ -105,8 +105,8 @@ func wait(ctx context.Context, done <-chan struct{}, within time.Duration, what 
 	}
 }
 
-// poll waits until ok. It asks often, as its answers are measurements.
-func poll(ctx context.Context, within time.Duration, what string, ok func() bool) error {
+// poll asks every so often until ok.
+func poll(ctx context.Context, every, within time.Duration, what string, ok func() bool) error {
 	deadline := time.Now().Add(within)
 	for !ok() {
 		if time.Now().After(deadline) {
@@ -115,7 +115,7 @@ func poll(ctx context.Context, within time.Duration, what string, ok func() bool
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(2 * time.Millisecond):
+		case <-time.After(every):
 		}
 	}
 	return nil

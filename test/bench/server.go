@@ -39,7 +39,7 @@ func newServer(ctx context.Context, c *cluster, bin, dir string) (*server, error
 	if err := c.AppsV1().DaemonSets(namespace).Delete(ctx, "clustermesh-agent", metav1.DeleteOptions{}); err != nil {
 		return nil, err
 	}
-	err = poll(ctx, time.Minute, "the pods of clustermesh to end", func() bool {
+	err = poll(ctx, 200*time.Millisecond, time.Minute, "the pods of clustermesh to end", func() bool {
 		pods, err := c.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
 		return err == nil && len(pods.Items) == 0
 	})
