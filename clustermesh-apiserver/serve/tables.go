@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -25,6 +27,9 @@ type tables struct {
 	peers    *state.Table[string, kube.Peer]
 	servers  *state.Table[string, kube.APIServer]
 	exposure *state.Table[string, kube.Exposure]
+
+	mu   sync.Mutex
+	last []string // guarded by mu: endpoints that were found last
 }
 
 func newTables(cfg config.Config) *tables {
@@ -48,7 +53,8 @@ func (t *tables) run(ctx context.Context, client *kube.Client, log *slog.Logger)
 	return g.Wait()
 }
 
-// endpoints is where peers can reach the mesh API.
+// endpoints is where peers can reach the mesh API. A moment without any API
+// server pod does not lose them.
 func (t *tables) endpoints() []string {
 	in := plan.ReachInput{Config: t.cfg.APIServer, Nodes: t.nodes.Rows()}
 	for _, s := range t.servers.Rows() {
@@ -59,25 +65,29 @@ func (t *tables) endpoints() []string {
 	if e, ok := t.exposure.Get(kube.ServiceName); ok {
 		in.NodePort, in.Port, in.Ingress = e.NodePort, e.Port, strings.Fields(e.Ingress)
 	}
-	return plan.Endpoints(in)
+	found := plan.Endpoints(in)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(found) > 0 {
+		t.last = found
+	}
+	return t.last
 }
 
 // newExport publishes the tables.
 func (s *server) newExport(ctx context.Context) (*export.Export, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second) // then kubelet shows the error
+	defer cancel()
 	incarnation, err := export.Incarnation(ctx, s.store.client)
 	if err != nil {
 		return nil, err
 	}
-	var last []string // a moment without any API server pod must not lose the endpoints
 	input := func() (plan.ExportInput, bool) {
 		nodes, complete := s.tables.nodes.Snapshot()
-		if e := s.tables.endpoints(); len(e) > 0 {
-			last = e
-		}
 		return plan.ExportInput{Nodes: nodes, Cluster: wire.Cluster{
 			Name: s.cfg.Cluster.Name, Product: version.Version, MinVersion: wire.Version, MaxVersion: wire.Version,
 			Incarnation: incarnation, PodCIDRs: s.cfg.Cluster.PodCIDRs, ServiceCIDRs: s.cfg.Cluster.ServiceCIDRs,
-			Endpoints: last, CABundle: s.keys.bundle(),
+			Endpoints: s.tables.endpoints(), CABundle: s.keys.bundle(),
 		}}, complete && s.tables.servers.Synced() && s.tables.exposure.Synced()
 	}
 	return export.New(export.Options{

@@ -20,6 +20,7 @@ type State struct {
 	Rejected error         // why the Peer object can't be used; nil if it can
 	Header   *wire.Cluster // what the peer says of itself; nil: nothing yet
 	BeatAt   time.Time     // when its heartbeat last changed; zero: never
+	Lists    int           // full lists since the link began
 }
 
 // StaleAfter is the silence after which a peer no longer counts as connected.
@@ -50,6 +51,7 @@ func (s *Set) States(ctx context.Context) []State {
 func (l *link) describe(ctx context.Context, st *State) {
 	r := l.reader.State()
 	st.Connected, st.Since, st.Endpoint, st.Error = r.Connected, r.Since, r.Endpoint, r.Error
+	st.Lists = r.Lists
 	if r.ClusterID != 0 {
 		st.Incarnation = fmt.Sprintf("%016x", r.ClusterID)
 	}

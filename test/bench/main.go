@@ -80,7 +80,14 @@ func parse(args []string) (b *bench, out string, err error) {
 	f.IntVar(&b.nodes, "nodes", 5000, "of the agent's peer")
 	f.BoolVar(&b.keep, "keep", false, "leave the labs running, to look around")
 	f.StringVar(&b.bin, "bin", "", "`DIRECTORY` of the clustermesh-apiserver for the mirror (default bin/<arch>)")
-	return b, out, f.Parse(args)
+	if err := f.Parse(args); err != nil {
+		return nil, "", err
+	}
+	if b.peers < 100 || b.peers > 250 || b.nodes < 1 || b.nodes > 5000 || b.rounds < 1 {
+		// With fewer peers a burst would change the same row twice.
+		return nil, "", errors.New("use -peers 100 to 250, -nodes 1 to 5000, -rounds 1 or more")
+	}
+	return b, out, nil
 }
 
 // wants tells whether some figure whose name begins with prefix is asked for.

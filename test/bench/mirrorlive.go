@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/clustermesh/clustermesh/pkg/model"
+	"github.com/clustermesh/clustermesh/pkg/wire"
+	"github.com/clustermesh/clustermesh/test/bench/peers"
+)
+
+// follow starts the local reader.
+func (m *mirrorRun) follow(ctx context.Context) error {
+	conf, err := m.cluster.agentTLS(ctx)
+	if err != nil {
+		return err
+	}
+	m.reader, err = startReader(ctx, m.Cluster, conf)
+	return err
+}
+
+// rows counts all that is mirrored.
+func (m *mirrorRun) rows(ctx context.Context) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	got, err := m.client.Get(ctx, wire.MirrorPrefix(m.Cluster, ""), clientv3.WithPrefix(), clientv3.WithCountOnly())
+	if err != nil {
+		return 0, fmt.Errorf("count rows of the mirror: %w", err)
+	}
+	return int(got.Count), nil
+}
+
+// change has the source make changes, and returns how long each took to get
+// here, and all of them since the first was written.
+func (m *mirrorRun) change(ctx context.Context, count, rate int) (took []time.Duration, all time.Duration, err error) {
+	arrived := m.reader.expect(m.next, count)
+	answer, err := m.source.Do(peers.Order{Do: peers.Change, First: m.next, Count: count, Rate: rate})
+	if err != nil {
+		return nil, 0, err
+	}
+	m.next += uint64(count)
+	if err := wait(ctx, arrived, 30*time.Second, fmt.Sprintf("%d changes to arrive", count)); err != nil {
+		return nil, 0, err
+	}
+	took, last := m.reader.arrived()
+	progress("%d changes written in %.2f s, all here after %.2f s", count, answer.Ended.Sub(answer.Began).Seconds(), last.Sub(answer.Began).Seconds())
+	return took, last.Sub(answer.Began), nil
+}
+
+func (m *mirrorRun) idle(ctx context.Context) error {
+	if _, _, err := m.change(ctx, 50, 50); err != nil { // warms up
+		return err
+	}
+	took, _, err := m.change(ctx, 500, 50)
+	if err != nil {
+		return err
+	}
+	p50, p99 := latencies("mirror/change-idle", took)
+	m.add(p50.atMost(3).reference(2.3), p99.atMost(10).reference(5.4))
+	return nil
+}
+
+func (m *mirrorRun) busy(ctx context.Context) error {
+	took, _, err := m.change(ctx, 10000, 1000)
+	if err != nil {
+		return err
+	}
+	p50, p99 := latencies("mirror/change-1000-per-s", took)
+	m.add(p50.atMost(3), p99.atMost(10))
+	return nil
+}
+
+func (m *mirrorRun) burst(ctx context.Context) error {
+	var all []float64
+	for range 3 {
+		_, d, err := m.change(ctx, 10000, 0)
+		if err != nil {
+			return err
+		}
+		all = append(all, d.Seconds())
+	}
+	mem, err := m.memory("after all changes")
+	m.add(figure("mirror/burst-10000", "s", all...).atMost(2).reference(99),
+		figure("mirror/rss-peak-after-changes", "MiB", mem.Peak).atMost(300))
+	return err
+}
+
+// restarts kills the API server and starts it, some times.
+func (m *mirrorRun) restarts(ctx context.Context) error {
+	var fresh, gone []float64
+	lost := 0
+	for i := range 3 {
+		r, err := m.restart(ctx, i)
+		if err != nil {
+			return fmt.Errorf("restart %d: %w", i+1, err)
+		}
+		progress("restart %d: a new row after %.2f s, a withdrawn one gone after %.2f s, %d lost", i+1, r.fresh.Seconds(), r.gone.Seconds(), r.lost)
+		fresh, gone, lost = append(fresh, r.fresh.Seconds()), append(gone, r.gone.Seconds()), max(lost, r.lost)
+	}
+	m.add(figure("mirror/restart-new-row", "s", fresh...).atMost(3).reference(75),
+		figure("mirror/restart-withdrawn-row", "s", gone...).atMost(5).reference(897),
+		figure("mirror/restart-lost", "rows", float64(lost)).atMost(0))
+	return nil
+}
+
+// restarted is how it went, counted from the start of the new process.
+type restarted struct {
+	fresh, gone time.Duration
+	lost        int // rows that the reader missed at any time
+}
+
+func (m *mirrorRun) restart(ctx context.Context, i int) (r restarted, err error) {
+	victim := peers.Order{Do: peers.Withdraw, Peer: i % m.Peers, Node: i}
+	added := peers.Order{Do: peers.Put, Peer: (i + 1) % m.Peers, Node: peerShape.Nodes + i, First: m.next}
+	seen := m.reader.table.Len()
+	before, err := m.rows(ctx)
+	if err != nil {
+		return r, err
+	}
+	m.server.kill()
+	if _, err := m.source.Do(victim); err != nil {
+		return r, err
+	}
+	started := time.Now()
+	if err := m.server.start(); err != nil {
+		return r, err
+	}
+	if _, err := m.source.Do(added); err != nil {
+		return r, err
+	}
+	there := func(o peers.Order) bool {
+		_, ok := m.reader.table.Get(model.NodeKey{Cluster: peers.Name(o.Peer), Name: peers.NodeName(o.Node)})
+		return ok
+	}
+	fewest := seen
+	err = poll(ctx, 2*time.Millisecond, time.Minute, "the reader to see what changed", func() bool {
+		if r.fresh == 0 && there(added) {
+			r.fresh = time.Since(started)
+		}
+		if r.gone == 0 && !there(victim) {
+			r.gone = time.Since(started)
+		}
+		fewest = min(fewest, m.reader.table.Len())
+		return r.fresh != 0 && r.gone != 0
+	})
+	if err != nil {
+		return r, err
+	}
+	if _, err := m.memory("restart"); err != nil {
+		return r, err
+	}
+	after, err := m.rows(ctx) // one has come and one has gone
+	r.lost = max(0, seen-1-fewest, before-after)
+	return r, err
+}
