@@ -359,7 +359,6 @@ func TestSpecChanges(t *testing.T) {
 	o.start()
 	o.connect(east, 2, nil)
 	o.wantMirror("east", "cluster", "heartbeat", "node/n1", "node/n2")
-	rev := o.revision("east", "node/n1")
 	o.connect(east, 2, func(s *v1alpha1.PeerSpec) { s.Import.PodCIDRs = []string{"10.2.1.0/24"} })
 	o.wantMirror("east", "cluster", "heartbeat", "node/n1")
 	o.connect(east, 2, func(s *v1alpha1.PeerSpec) { s.Import.NodeCIDRs = []string{"192.0.2.2/32"} })
@@ -368,7 +367,7 @@ func TestSpecChanges(t *testing.T) {
 	o.wantMirror("east", "cluster", "heartbeat", "node/n1", "node/n2")
 
 	// Trust that can't be read: nobody is dialled, rows stay.
-	rev = o.revision("east", "node/n1")
+	rev := o.revision("east", "node/n1")
 	o.connect(east, 2, func(s *v1alpha1.PeerSpec) { s.Trust.CABundle = "mistyped" })
 	etcdtest.Eventually(t, "it is not dialled", func() bool {
 		s := o.state("east")
