@@ -18,6 +18,12 @@ import (
 	"github.com/clustermesh/clustermesh/pkg/wire"
 )
 
+// The reasons of a condition Connected that is about to change.
+const (
+	reasonConnecting = "Connecting"
+	reasonListing    = "Listing"
+)
+
 // maxRefused bounds the reasons shown; there are not many more.
 const maxRefused = 16
 
@@ -76,9 +82,9 @@ func connected(st mesh.State) metav1.Condition {
 	case !st.Connected && st.Error != "":
 		return condition(kind, false, "Unreachable", st.Error)
 	case !st.Connected:
-		return condition(kind, false, "Connecting", "no endpoint has answered yet")
+		return condition(kind, false, reasonConnecting, "no endpoint has answered yet")
 	case st.HeartbeatSeconds < 0 && !st.Synced:
-		return condition(kind, false, "Listing", "connected to "+st.Endpoint+", rows are being read")
+		return condition(kind, false, reasonListing, "connected to "+st.Endpoint+", rows are being read")
 	case st.HeartbeatSeconds < 0 || st.HeartbeatSeconds > mesh.StaleAfter.Seconds():
 		return condition(kind, false, "Silent",
 			"the mesh API answers, but its heartbeat has stopped: see whether the peer's clustermesh-apiserver reaches its Kubernetes")

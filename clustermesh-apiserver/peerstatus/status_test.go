@@ -130,6 +130,7 @@ func TestDue(t *testing.T) {
 		"another endpoint":      {func(s *mesh.State) { s.Endpoint = "192.0.2.2:7473" }, 0},
 		"rows are refused":      {func(s *mesh.State) { s.Refused = []status.Refusal{{Reason: "limit", Count: 1}} }, 0},
 		"the link is cut":       {func(s *mesh.State) { s.Connected, s.Error = false, "x" }, 0},
+		"being read anew":       {func(s *mesh.State) { s.Synced, s.HeartbeatSeconds = false, -1 }, countsEvery},
 		"announced differently": {func(s *mesh.State) { s.Header.Product = "1.2.4" }, 0},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,16 +1,20 @@
 package peerstatus
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"reflect"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/clustermesh/clustermesh/pkg/kube"
 	"github.com/clustermesh/clustermesh/pkg/kube/v1alpha1"
@@ -18,11 +22,15 @@ import (
 )
 
 // How often a status is looked at, and how soon a change is written: what says
-// whether all is well at once, numbers later, the heartbeat's time alone last.
+// whether all is well at once, numbers and what is about to change again later,
+// the heartbeat's time alone last. Each write costs the Kubernetes API server
+// several milliseconds, which hundreds of peers that connect at once must not
+// add up.
 const (
 	lookEvery      = time.Second
 	countsEvery    = 10 * time.Second
 	heartbeatEvery = time.Minute
+	writesPerLook  = 25
 	writeTimeout   = 10 * time.Second
 )
 
@@ -32,11 +40,11 @@ type Writer struct {
 	states   func(context.Context) []mesh.State
 	recorder kube.Recorder
 	log      *slog.Logger
-	written  map[string]record // by UID
+	written  map[string]record // by UID; owned by Run
 	failing  bool
 }
 
-// record is what was written last, and when.
+// record is what an object says, and since when we know that.
 type record struct {
 	status v1alpha1.PeerStatus
 	at     time.Time
@@ -49,11 +57,11 @@ func NewWriter(client *kube.Client, states func(context.Context) []mesh.State, r
 
 // Run writes until ctx ends.
 func (w *Writer) Run(ctx context.Context) error {
-	w.written = map[string]record{} // another leader may have written since
+	w.written = nil // another leader may have written since
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
-		w.report(w.pass(ctx))
+		w.report(w.look(ctx))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -69,26 +77,60 @@ func (w *Writer) report(err error) {
 	}
 }
 
-func (w *Writer) pass(ctx context.Context) error {
-	var errs []error
-	kept := map[string]record{}
-	for _, st := range w.states(ctx) {
-		uid := st.Object.UID
-		last, known := w.written[uid]
-		next := Status(st, time.Now(), last.status)
-		if known && time.Since(last.at) < due(last.status, next) {
-			kept[uid] = last
-			continue
-		}
-		r, err := w.write(ctx, st)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		kept[uid] = r
+// look writes what is due, the most urgent and the oldest first.
+func (w *Writer) look(ctx context.Context) error {
+	if err := w.read(ctx); err != nil {
+		return err
 	}
-	w.written = kept
-	return errors.Join(errs...)
+	now := time.Now()
+	known := make(map[string]record, len(w.written))
+	var list []change
+	for _, st := range w.states(ctx) {
+		last, ok := w.written[st.Object.UID]
+		if !ok {
+			last.at = now
+		}
+		known[st.Object.UID] = last
+		c := change{state: st, next: Status(st, now, last.status)}
+		if c.due = due(last.status, c.next); c.due <= now.Sub(last.at) {
+			list = append(list, c)
+		}
+	}
+	w.written = known
+	slices.SortStableFunc(list, func(a, b change) int {
+		return cmp.Or(cmp.Compare(a.due, b.due), known[a.state.Object.UID].at.Compare(known[b.state.Object.UID].at))
+	})
+	for _, c := range list[:min(len(list), writesPerLook)] {
+		if err := w.write(ctx, c.state, c.next); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// change is a status that has to be written.
+type change struct {
+	state mesh.State
+	next  v1alpha1.PeerStatus
+	due   time.Duration
+}
+
+// read learns once, in one go, what the objects say.
+func (w *Writer) read(ctx context.Context) error {
+	if w.written != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	list, err := w.client.Peers.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list Peers: %w", err)
+	}
+	w.written = make(map[string]record, len(list.Items))
+	for _, p := range list.Items {
+		w.written[string(p.UID)] = record{p.Status, time.Now()}
+	}
+	return nil
 }
 
 // due is the time after a write from which a change is worth another one.
@@ -103,10 +145,16 @@ func due(old, next v1alpha1.PeerStatus) time.Duration {
 	}
 	a.Rows, b.Rows, a.Nodes, b.Nodes, a.Refused, b.Refused = nil, nil, 0, 0, nil, nil
 	a.Conditions, b.Conditions = withoutMessages(a.Conditions), withoutMessages(b.Conditions)
-	if reflect.DeepEqual(a, b) {
+	if reflect.DeepEqual(a, b) || passing(b.Conditions) {
 		return countsEvery
 	}
 	return 0
+}
+
+// passing tells whether a link is just being made: it will soon be something else.
+func passing(list []metav1.Condition) bool {
+	c := meta.FindStatusCondition(list, v1alpha1.ConditionConnected)
+	return c != nil && (c.Reason == reasonConnecting || c.Reason == reasonListing)
 }
 
 func withoutMessages(list []metav1.Condition) []metav1.Condition {
@@ -118,39 +166,51 @@ func withoutMessages(list []metav1.Condition) []metav1.Condition {
 	return out
 }
 
-// write brings one object's status up to date, unless it is so already.
-func (w *Writer) write(ctx context.Context, st mesh.State) (record, error) {
+// write replaces the status of one object, if that is still the one we mean.
+func (w *Writer) write(ctx context.Context, st mesh.State, next v1alpha1.PeerStatus) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	live, err := w.client.Peers.Get(ctx, st.Name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) || err == nil && string(live.UID) != st.Object.UID {
-		return record{at: time.Now()}, nil // our table will say so in a moment
-	}
+	uid := st.Object.UID
+	patch, err := json.Marshal([]map[string]any{
+		{"op": "test", "path": "/metadata/uid", "value": uid},
+		{"op": "add", "path": "/status", "value": next}, // replaces one that is there (RFC 6902)
+	})
 	if err != nil {
-		return record{}, fmt.Errorf("get Peer %s: %w", st.Name, err)
+		return fmt.Errorf("marshal status: %w", err)
 	}
-	before := live.Status
-	live.Status = Status(st, time.Now(), before)
-	if reflect.DeepEqual(before, live.Status) {
-		return record{live.Status, time.Now()}, nil
+	_, err = w.client.Peers.Patch(ctx, st.Name, types.JSONPatchType, patch, metav1.PatchOptions{}, "status")
+	gone := apierrors.IsNotFound(err) || apierrors.IsInvalid(err) && w.replaced(ctx, st)
+	if err != nil && !gone {
+		return fmt.Errorf("write status of Peer %s: %w", st.Name, err)
 	}
-	if _, err = w.client.Peers.UpdateStatus(ctx, live, metav1.UpdateOptions{}); err != nil {
-		return record{}, fmt.Errorf("write status of Peer %s: %w", st.Name, err)
+	before := w.written[uid].status
+	w.written[uid] = record{next, time.Now()}
+	if !gone { // else our table will say so
+		w.events(st.Object, before.Conditions, next.Conditions)
 	}
-	w.events(st.Object, before.Conditions, live.Status.Conditions)
-	return record{live.Status, time.Now()}, nil
+	return nil
 }
 
-// events tells of conditions that changed.
+// replaced tells whether the object is another one of the same name by now. The
+// API server gives the same answer to that as to a status its schema forbids.
+func (w *Writer) replaced(ctx context.Context, st mesh.State) bool {
+	live, err := w.client.Peers.Get(ctx, st.Name, metav1.GetOptions{})
+	return apierrors.IsNotFound(err) || err == nil && string(live.UID) != st.Object.UID
+}
+
+// events tells of conditions that changed, as far as somebody may want to act
+// on it: not of how every link begins, nor of what follows from another one.
 func (w *Writer) events(p kube.Peer, before, after []metav1.Condition) {
 	for _, c := range after {
 		old := meta.FindStatusCondition(before, c.Type)
-		if old != nil && old.Status == c.Status {
-			continue
-		}
 		good := c.Status == metav1.ConditionTrue
-		if old == nil && (good || c.Type == v1alpha1.ConditionSynced || c.Type == v1alpha1.ConditionConnected) {
-			continue // how every link begins
+		switch {
+		case c.Type == v1alpha1.ConditionSynced, old != nil && old.Status == c.Status:
+			continue
+		case c.Type == v1alpha1.ConditionConnected && (passing(before) || passing(after)):
+			continue
+		case old == nil && good:
+			continue
 		}
 		message := c.Message
 		if message == "" {

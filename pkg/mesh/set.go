@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -170,6 +169,10 @@ func eachNode(ctx context.Context, store *clientv3.Client, cluster, prefix strin
 // startMissing starts links, after what all of them held before a restart is
 // known again: so nobody takes what another one had.
 func (s *Set) startMissing(ctx context.Context, verdicts map[string]Verdict) error {
+	held, err := s.mirrored(ctx)
+	if err != nil {
+		return err
+	}
 	var start []*link
 	for _, name := range slices.Sorted(maps.Keys(verdicts)) {
 		v := verdicts[name]
@@ -177,7 +180,7 @@ func (s *Set) startMissing(ctx context.Context, verdicts map[string]Verdict) err
 			continue
 		}
 		l := newLink(v.Rules, &s.opt, s.claims, s.gate)
-		if err := l.restore(ctx, s.claims); err != nil {
+		if err := errors.Join(s.enter(ctx, held, name), l.restore(ctx, s.claims)); err != nil {
 			return err
 		}
 		start = append(start, l)
@@ -210,47 +213,6 @@ func (s *Set) stop(name string, l *link, gone bool) {
 func (s *Set) stopAll() {
 	for name, l := range s.links {
 		s.stop(name, l, false)
-	}
-}
-
-// sweep deletes the mirror of whoever is no peer, whenever it was one.
-func (s *Set) sweep(ctx context.Context, verdicts map[string]Verdict, complete bool) error {
-	if !complete {
-		return nil
-	}
-	held, err := s.mirrored(ctx)
-	if err != nil {
-		return err
-	}
-	for _, name := range held {
-		if verdicts[name].Rules != nil {
-			continue
-		}
-		if err := kvstore.DeletePrefix(ctx, s.opt.Store, wire.MirrorPrefix(s.opt.Own.Cluster, name)); err != nil {
-			return err
-		}
-		s.claims.Close(name)
-		s.opt.Log.Info("mirror deleted", "peer", name)
-	}
-	return nil
-}
-
-// mirrored lists the peers that have rows in the mirror, leaping from one to the next.
-func (s *Set) mirrored(ctx context.Context) ([]string, error) {
-	root := wire.MirrorPrefix(s.opt.Own.Cluster, "")
-	end := clientv3.GetPrefixRangeEnd(root)
-	var out []string
-	for from := root; ; {
-		resp, err := s.opt.Store.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(1), clientv3.WithKeysOnly())
-		if err != nil {
-			return nil, fmt.Errorf("list mirror: %w", err)
-		}
-		if len(resp.Kvs) == 0 {
-			return out, nil
-		}
-		name, _, _ := strings.Cut(string(resp.Kvs[0].Key)[len(root):], "/")
-		out = append(out, name)
-		from = clientv3.GetPrefixRangeEnd(root + name + "/")
 	}
 }
 

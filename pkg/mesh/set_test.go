@@ -180,9 +180,7 @@ func TestConnectAndDisconnect(t *testing.T) {
 	o.disconnect("east") // invariant M7
 	o.wantMirror("east")
 	etcdtest.Eventually(t, "no connection is left", func() bool { return len(east.Front.Conns()) == 0 })
-	if rows := o.Rows(wire.MirrorPrefix("us", "")); len(rows) != 0 {
-		t.Errorf("left behind: %v", rows)
-	}
+	etcdtest.Eventually(t, "nothing is left behind", func() bool { return len(o.Rows("/clustermesh/")) == 0 })
 	o.connect(east, 2, nil)
 	o.wantMirror("east", "cluster", "heartbeat", "node/n2", "node/n3")
 }
@@ -253,7 +251,7 @@ func TestRestart(t *testing.T) {
 	o.Put(wire.MirrorPrefix("us", "east")+"endpoint/default/0000000000000007/10.2.1.9", string(wire.Endpoint{Node: "n1"}.Encode()))
 	at := wire.ExportPrefix("east")
 	east.Put(at+"node/n2", "", at+"node/n3", nodeValue("192.0.2.3 10.2.3.0/24"))
-	o.Put(wire.MirrorPrefix("us", "gone")+"node/x", nodeValue("192.0.2.9"))
+	o.Put(wire.MirrorPrefix("us", "gone")+"node/x", nodeValue("192.0.2.9"), "/clustermesh/mirrored/v1/us/gone", "x")
 	o.peers = state.New[string, kube.Peer]()
 	o.peers.Expect(kube.Source)
 	o.start()

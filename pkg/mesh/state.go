@@ -56,7 +56,7 @@ func (l *link) describe(ctx context.Context, st *State) {
 		st.Incarnation = fmt.Sprintf("%016x", r.ClusterID)
 	}
 	st.Refused = l.admission.Refused()
-	for k, n := range l.count(ctx) {
+	for k, n := range l.count(ctx, r.Lists) {
 		st.Counts[string(k)] = n
 	}
 	l.mu.Lock()
@@ -69,10 +69,11 @@ func (l *link) describe(ctx context.Context, st *State) {
 }
 
 // count returns the rows in the mirror by kind. It asks the store only if they
-// changed, and not all the time.
-func (l *link) count(ctx context.Context) map[wire.Kind]int {
+// changed, and not all the time, but after every full list: who reads that a
+// peer is synced wants to read of its rows, too.
+func (l *link) count(ctx context.Context, lists int) map[wire.Kind]int {
 	l.mu.Lock()
-	counts, fresh := l.counts, l.counts != nil && (!l.stale || time.Since(l.countedAt) < countEvery)
+	counts, fresh := l.counts, l.counts != nil && lists == l.countedOf && (!l.stale || time.Since(l.countedAt) < countEvery)
 	l.mu.Unlock()
 	if fresh {
 		return counts
@@ -84,6 +85,6 @@ func (l *link) count(ctx context.Context) map[wire.Kind]int {
 	delete(counts, wire.KindSynced)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.counts, l.countedAt, l.stale = counts, time.Now(), false
+	l.counts, l.countedAt, l.countedOf, l.stale = counts, time.Now(), lists, false
 	return counts
 }

@@ -83,9 +83,9 @@ func parse(args []string) (b *bench, out string, err error) {
 	if err := f.Parse(args); err != nil {
 		return nil, "", err
 	}
-	if b.peers < 100 || b.peers > 250 || b.nodes < 1 || b.nodes > 5000 || b.rounds < 1 {
-		// With fewer peers a burst would change the same row twice.
-		return nil, "", errors.New("use -peers 100 to 250, -nodes 1 to 5000, -rounds 1 or more")
+	if b.peers < 100 || b.peers > 250 || b.nodes < 500 || b.nodes > 5000 || b.rounds < 1 {
+		// With fewer a burst would change the same row twice, and a node move back.
+		return nil, "", errors.New("use -peers 100 to 250, -nodes 500 to 5000, -rounds 1 or more")
 	}
 	return b, out, nil
 }
