@@ -71,14 +71,15 @@ type agent struct {
 	registry *prometheus.Registry
 	started  time.Time
 
-	client *kube.Client
-	events kube.Recorder
-	nodes  *state.Table[model.NodeKey, model.Node] // of all clusters
-	pods   *state.Table[model.PodKey, model.Pod]   // of this node
-	mesh   *meshPrefixes
-	world  *world
-	loops  *loops
-	pod    *podnet.Server
+	client   *kube.Client
+	events   kube.Recorder
+	nodes    *state.Table[model.NodeKey, model.Node] // of all clusters
+	pods     *state.Table[model.PodKey, model.Pod]   // of this node
+	mesh     *meshPrefixes
+	world    *world
+	loops    *loops
+	services *services
+	pod      *podnet.Server
 
 	programmed atomic.Bool // every kernel target had a good pass
 }
@@ -110,7 +111,9 @@ func newAgent(opt options, errOut io.Writer) (*agent, error) {
 	}
 	a.mesh = newMeshPrefixes(a.log, cfg.Cluster, filepath.Join(opt.stateDir, "mesh.json"), a.nodes)
 	a.world = newWorld(a)
-	a.loops = newLoops(a.world, reconcile.Options{Log: a.log, Board: a.board, Meter: reconcile.NewMeter(a.registry)})
+	targets := reconcile.Options{Log: a.log, Board: a.board, Resync: time.Minute, Meter: reconcile.NewMeter(a.registry)}
+	a.loops = newLoops(a.world, targets)
+	a.services = newServices(a, targets)
 	a.registry.MustRegister(collector{a})
 	a.pod, err = podnet.New(podnet.Options{
 		Log: a.log, Board: a.board, Pods: a.pods, Journal: filepath.Join(opt.stateDir, "pods"),
@@ -157,6 +160,7 @@ func (a *agent) run(ctx context.Context) error {
 	g.Go(func() error { return a.world.watchUnderlay(ctx) })
 	g.Go(func() error { return a.world.run(ctx) })
 	g.Go(func() error { return a.pod.Run(ctx) })
+	g.Go(func() error { return a.services.run(ctx) })
 	g.Go(func() error {
 		if err := a.world.waitFirst(ctx); err != nil {
 			return err

@@ -47,6 +47,7 @@ func cleanup(parent context.Context, args []string, errOut io.Writer) error {
 		route.Cleanup(ctx, space),
 		link.Cleanup(ctx, space),
 		nft.Cleanup(ctx, space),
+		nft.CleanupServices(ctx, space),
 		empty(*stateDir), empty(*runDir), empty(*serverDir),
 	)
 	if err == nil {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -30,7 +29,6 @@ type loops struct {
 
 func newLoops(w *world, opt reconcile.Options) *loops {
 	var space nl.Space
-	opt.Resync = time.Minute
 	filter := nft.New(space)
 	nftLoop := loopOf(w, opt, "nft", filter, func(p *plan.Plan) map[plan.FilterKey]plan.FilterRow { return p.Filter })
 	sysctls := loopOf(w, opt, "sysctls", link.NewSysctls(space), func(p *plan.Plan) map[string]string { return p.Sysctls })

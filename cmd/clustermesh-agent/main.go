@@ -3,6 +3,7 @@
 //
 //	clustermesh-agent [run] --config FILE      serve (the DaemonSet does this)
 //	clustermesh-agent status [-o json]         ask the running agent
+//	clustermesh-agent services                 ask it where Services lead, and why
 //	clustermesh-agent cleanup [--wait]         remove everything of ours from the node
 //	clustermesh-agent version
 package main
@@ -39,11 +40,13 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 		return serve(ctx, args, errOut)
 	case "status":
 		return printStatus(ctx, args, out)
+	case "services":
+		return printServices(ctx, args, out)
 	case "cleanup":
 		return cleanup(ctx, args, errOut)
 	case "version":
 		_, err := fmt.Fprintln(out, version.Version)
 		return err
 	}
-	return fmt.Errorf("verb %q is not known: use run, status, cleanup or version", verb)
+	return fmt.Errorf("verb %q is not known: use run, status, services, cleanup or version", verb)
 }

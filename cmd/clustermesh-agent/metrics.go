@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/clustermesh/clustermesh/pkg/datapath/nft"
 	"github.com/clustermesh/clustermesh/pkg/status"
 )
 
@@ -30,12 +31,14 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	counters, err := c.loops.filter.Counters(ctx)
-	if err != nil {
-		ch <- prometheus.NewInvalidMetric(descDrops, err)
-	}
-	for name, n := range counters {
-		ch <- prometheus.MustNewConstMetric(descDrops, prometheus.CounterValue, float64(n.Packets), strings.TrimPrefix(name, "drop_"))
+	for _, read := range []func(context.Context) (map[string]nft.Counter, error){c.loops.filter.Counters, c.services.target.Counters} {
+		counters, err := read(ctx)
+		if err != nil {
+			ch <- prometheus.NewInvalidMetric(descDrops, err)
+		}
+		for name, n := range counters {
+			ch <- prometheus.MustNewConstMetric(descDrops, prometheus.CounterValue, float64(n.Packets), strings.TrimPrefix(name, "drop_"))
+		}
 	}
 	levels := map[status.Level]int{status.OK: 0, status.Info: 0, status.Degraded: 0, status.Down: 0}
 	for _, l := range c.board.Lines() {

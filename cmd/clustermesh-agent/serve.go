@@ -29,6 +29,7 @@ func (a *agent) serveSocket(ctx context.Context) error {
 	mux := http.NewServeMux()
 	a.pod.Register(mux)
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.report()) })
+	mux.HandleFunc("GET /v1/services", a.services.explain)
 	return podnet.Serve(ctx, l, mux, a.log)
 }
 
@@ -62,14 +63,18 @@ func (a *agent) serveHealth(ctx context.Context) error {
 // listen waits for the address while the agent before us still holds it: in an
 // upgrade both share the node's network.
 func listen(ctx context.Context, addr string) (net.Listener, error) {
-	var lc net.ListenConfig
 	for {
-		l, err := lc.Listen(ctx, "tcp", addr)
+		l, err := listenOnce(ctx, addr)
 		if !errors.Is(err, unix.EADDRINUSE) || ctx.Err() != nil {
 			return l, err
 		}
 		pause(ctx, 200*time.Millisecond)
 	}
+}
+
+func listenOnce(ctx context.Context, addr string) (net.Listener, error) {
+	var lc net.ListenConfig
+	return lc.Listen(ctx, "tcp", addr)
 }
 
 // report is the agent's status.

@@ -3,11 +3,11 @@ package main
 import (
 	"context"
 	"log/slog"
-	"maps"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/clustermesh/clustermesh/pkg/config"
 	"github.com/clustermesh/clustermesh/pkg/datapath/link"
 	"github.com/clustermesh/clustermesh/pkg/datapath/nft"
 	"github.com/clustermesh/clustermesh/pkg/datapath/nl"
@@ -36,12 +36,12 @@ type world struct {
 
 	computing sync.Mutex   // held over a whole computation
 	planner   plan.Planner // guarded by computing
+	lines     shown        // guarded by computing: what the last plan put on the board
 
 	mu       sync.Mutex
-	plan     *plan.Plan          // guarded by mu
-	complete bool                // guarded by mu; stays true: see publish
-	underlay plan.Underlay       // guarded by mu
-	lines    map[status.Key]bool // guarded by mu: what the last plan put on the board
+	plan     *plan.Plan    // guarded by mu
+	complete bool          // guarded by mu; stays true: see publish
+	underlay plan.Underlay // guarded by mu
 }
 
 func newWorld(a *agent) *world {
@@ -51,6 +51,7 @@ func newWorld(a *agent) *world {
 		base: plan.Input{
 			Local:   model.NodeKey{Cluster: a.cfg.Cluster.Name, Name: a.opt.node},
 			Backend: a.cfg.Routing.Backend, Masquerade: a.cfg.Masquerade.Enabled, MTU: a.cfg.Routing.MTU,
+			Services: a.cfg.Services.KubeProxy == config.KubeProxyReplace, ServiceCIDRs: a.cfg.Cluster.ServiceCIDRs,
 		},
 		cidrs: func(p model.Prefixes) { a.pod.SetPodCIDRs(p) },
 		wake:  make(chan struct{}, 1), first: make(chan struct{}), change: &fanout{},
@@ -125,20 +126,26 @@ func (w *world) publish(p *plan.Plan, complete bool) {
 	}
 	w.plan = p
 	w.complete = complete
-	old := w.lines
-	w.lines = map[status.Key]bool{}
-	for _, l := range p.Lines {
-		w.lines[l.Key] = true
-	}
 	w.mu.Unlock()
-	for _, l := range p.Lines {
-		if w.board.Set(l.Key, l.Level, l.Message, l.Remedy) {
-			w.log.Warn("plan", "object", l.Object, "message", l.Message)
+	w.lines.show(w.board, w.log, p.Lines)
+}
+
+// shown are the lines of a plan on the board. It is used by one goroutine at a time.
+type shown map[status.Key]bool
+
+// show puts the lines of the newest plan there instead.
+func (s *shown) show(board *status.Board, log *slog.Logger, lines []status.Line) {
+	old := *s
+	*s = shown{}
+	for _, l := range lines {
+		if board.Set(l.Key, l.Level, l.Message, l.Remedy) {
+			log.Warn("plan", "component", l.Component, "object", l.Object, "message", l.Message)
 		}
+		(*s)[l.Key] = true
 		delete(old, l.Key)
 	}
-	for k := range maps.Keys(old) {
-		w.board.Clear(k)
+	for k := range old {
+		board.Clear(k)
 	}
 }
 
@@ -221,10 +228,10 @@ func (w *world) readUnderlay(ctx context.Context, space nl.Space) error {
 	return nil
 }
 
-func (w *world) underlayMTU() int {
+func (w *world) currentUnderlay() plan.Underlay {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.underlay.MTU
+	return w.underlay
 }
 
 // sync waits until the kernel holds what the tables say now.
@@ -240,7 +247,7 @@ func (a *agent) podMTU() podnet.MTU {
 	if p == nil {
 		return podnet.MTU{}
 	}
-	return podnet.MTU{Device: max(a.world.underlayMTU(), p.PodMTU), Route: p.PodMTU}
+	return podnet.MTU{Device: max(a.world.currentUnderlay().MTU, p.PodMTU), Route: p.PodMTU}
 }
 
 // nodeOptions is what our nodes' rows say beside their Node objects.

@@ -131,7 +131,7 @@ func setValue(tree map[string]any, value any, path ...string) {
 
 // configSections are the values that the ConfigMap holds, as in the chart's helper clustermesh.config.
 func configSections() []string {
-	return []string{"cluster", "kubernetes", "ipam", "routing", "masquerade", "apiserver", "cni", "log"}
+	return []string{"cluster", "kubernetes", "ipam", "routing", "masquerade", "services", "apiserver", "cni", "log"}
 }
 
 // checkConfig checks merged values the way the agents and the API server will.

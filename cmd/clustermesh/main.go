@@ -69,6 +69,8 @@ func verbs(flags *kubeFlags) []*cobra.Command {
 		disconnectCommand(flags),
 		statusCommand(flags),
 		peersCommand(flags),
+		servicesCommand(flags),
+		serviceCommand(flags),
 		troubleshootCommand(flags),
 		versionCommand(),
 	}

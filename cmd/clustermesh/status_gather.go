@@ -76,8 +76,13 @@ func (o *observed) readObjects(ctx context.Context, m *member) error {
 	return nil
 }
 
-// askAll runs the status verb of a component in each of its pods. A pod that does not answer is a result, not an error.
-func askAll[T any](ctx context.Context, m *member, component string) ([]answer[T], error) {
+// askAll runs a verb of a component, status if none is given, in each of its pods. A pod that does not answer is a
+// result, not an error.
+func askAll[T any](ctx context.Context, m *member, component string, verb ...string) ([]answer[T], error) {
+	if len(verb) == 0 {
+		verb = []string{"status", "-o", "json"}
+	}
+
 	listing, cancel := context.WithTimeout(ctx, gatherTimeout)
 	defer cancel()
 	pods, err := componentPods(listing, m.typed, m.namespace, component)
@@ -89,20 +94,20 @@ func askAll[T any](ctx context.Context, m *member, component string) ([]answer[T
 	group.SetLimit(asksAtOnce)
 	for i, pod := range pods {
 		group.Go(func() error {
-			answers[i] = ask[T](ctx, m, pod, component)
+			answers[i] = ask[T](ctx, m, pod, append([]string{"/clustermesh-" + component}, verb...))
 			return nil
 		})
 	}
 	return answers, group.Wait()
 }
 
-func ask[T any](ctx context.Context, m *member, pod corev1.Pod, component string) answer[T] {
+func ask[T any](ctx context.Context, m *member, pod corev1.Pod, command []string) answer[T] {
 	if pod.Status.Phase != corev1.PodRunning {
 		return answer[T]{Pod: pod, Err: errors.New(podTrouble(&pod))}
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	said, err := askJSON[T](ctx, m.pods, pod.Name, nil, "/clustermesh-"+component, "status", "-o", "json")
+	said, err := askJSON[T](ctx, m.pods, pod.Name, nil, command...)
 	if err != nil {
 		return answer[T]{Pod: pod, Err: err}
 	}

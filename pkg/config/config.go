@@ -26,6 +26,7 @@ type Config struct {
 	IPAM       IPAM       `json:"ipam"`
 	Routing    Routing    `json:"routing"`
 	Masquerade Masquerade `json:"masquerade"`
+	Services   Services   `json:"services"`
 	APIServer  APIServer  `json:"apiserver"`
 	CNI        CNI        `json:"cni"`
 	Log        Log        `json:"log"`
@@ -74,6 +75,24 @@ type Masquerade struct {
 	Enabled bool `json:"enabled"`
 }
 
+// What becomes of kube-proxy.
+const (
+	KubeProxyReplace = "replace" // Services are ours, and no kube-proxy is needed
+	KubeProxyKeep    = "keep"    // Services are kube-proxy's
+)
+
+// Services is about the Services of the cluster.
+type Services struct {
+	KubeProxy string `json:"kubeProxy"`
+	// NodePortAddresses are the networks of the node's addresses that serve
+	// NodePorts; empty: its InternalIPs.
+	NodePortAddresses []netip.Prefix `json:"nodePortAddresses"`
+	// ExternalCIDRs are the networks in which Services may have external
+	// addresses, whoever else is in there; empty: all but those of nodes, pods
+	// and Services.
+	ExternalCIDRs []netip.Prefix `json:"externalCIDRs"`
+}
+
 // How the mesh API is reached from other clusters.
 const (
 	ExposureHostNetwork  = "HostNetwork"
@@ -109,6 +128,7 @@ func Default() Config {
 		IPAM:       IPAM{Mode: IPAMKubernetes, ClusterPool: ClusterPool{MaskSizeIPv4: 24, MaskSizeIPv6: 64}},
 		Routing:    Routing{Backend: model.EncapAuto},
 		Masquerade: Masquerade{Enabled: true},
+		Services:   Services{KubeProxy: KubeProxyReplace, NodePortAddresses: []netip.Prefix{}, ExternalCIDRs: []netip.Prefix{}},
 		APIServer:  APIServer{Port: 7473, Exposure: ExposureHostNetwork},
 		Log:        Log{Level: "info"},
 	}
@@ -138,7 +158,7 @@ func Parse(b []byte) (Config, error) {
 
 // Validate returns all that is wrong with c, joined.
 func (c Config) Validate() error {
-	return errors.Join(c.validateCluster(), c.validateKubernetes(), c.validateIPAM(), c.validateRouting(), c.validateAPIServer(), c.validateLog())
+	return errors.Join(c.validateCluster(), c.validateKubernetes(), c.validateIPAM(), c.validateRouting(), c.validateServices(), c.validateAPIServer(), c.validateLog())
 }
 
 func (c Config) validateCluster() error {
@@ -204,6 +224,20 @@ func (c Config) validateRouting() error {
 		err = errors.Join(err, invalid("routing.mtu", strconv.Itoa(m), "use 0 (that of the node's interface) or 1350 to 65535: IPv6 needs 1280 inside the tunnel"))
 	}
 	return err
+}
+
+func (c Config) validateServices() error {
+	errs := []error{oneOf("services.kubeProxy", c.Services.KubeProxy, KubeProxyReplace, KubeProxyKeep)}
+	for field, list := range map[string][]netip.Prefix{
+		"services.nodePortAddresses": c.Services.NodePortAddresses, "services.externalCIDRs": c.Services.ExternalCIDRs,
+	} {
+		for _, p := range list {
+			if !p.IsValid() || p != p.Masked() || p.Addr().Is4In6() {
+				errs = append(errs, invalid(field, p.String(), "use networks, for example 192.0.2.0/24"))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (c Config) validateAPIServer() error {

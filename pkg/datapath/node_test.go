@@ -57,6 +57,7 @@ type mesh struct {
 	nodes    []*testNode
 	prefixes map[string][]netip.Prefix
 	backend  model.Encap
+	services bool
 }
 
 // join makes a node on the fabric. addrs are its addresses with length.
@@ -89,7 +90,7 @@ func (m *mesh) input(t testing.TB, n *testNode) plan.Input {
 	u, err := link.ReadUnderlay(t.Context(), n.space, n.row.Internal)
 	must(t, err)
 	in := plan.Input{Local: n.row.Key, Nodes: map[model.NodeKey]model.Node{}, Pods: n.pods, Mesh: m.prefixes,
-		Backend: m.backend, Masquerade: true, Underlay: u}
+		Backend: m.backend, Masquerade: true, Services: m.services, Underlay: u}
 	for _, x := range m.nodes {
 		in.Nodes[x.row.Key] = x.row
 	}

@@ -38,6 +38,7 @@ func NodeRow(n *corev1.Node, opt NodeOptions) model.Node {
 	row := model.Node{
 		Key:   model.NodeKey{Cluster: opt.Cluster, Name: n.Name},
 		Encap: opt.Encap, VXLANPort: opt.VXLANPort, VNI: opt.VNI,
+		Zone: n.Labels[corev1.LabelTopologyZone],
 	}
 	for _, a := range n.Status.Addresses {
 		addr, err := netip.ParseAddr(a.Address)

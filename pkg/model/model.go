@@ -80,6 +80,7 @@ type Node struct {
 	Key       NodeKey
 	Internal  Addrs    // addresses that other nodes send to
 	External  Addrs    // for nodes that are reached from outside only
+	Zone      string   // topology.kubernetes.io/zone; other clusters are not told
 	PodCIDRs  Prefixes // the node's own share of its cluster's pod addresses
 	Encap     Encap
 	VXLANPort uint16

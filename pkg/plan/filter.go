@@ -50,6 +50,7 @@ type FilterRow struct{ Rules Rules }
 type Rules struct {
 	Tunnel     bool
 	Masquerade bool
+	Services   bool // connections to Services are translated here
 	Port       uint16
 	VNI        uint32
 	Inner4     Lengths // of the pod prefixes in Decap44 and Decap64
@@ -98,7 +99,7 @@ func (r *resolver) filter(remotes []remote) map[FilterKey]FilterRow {
 
 // rules is the row of the rules. Prefix lengths that come or go change it.
 func (r *resolver) rules() Rules {
-	out := Rules{Masquerade: r.in.Masquerade}
+	out := Rules{Masquerade: r.in.Masquerade, Services: r.in.Services}
 	if !r.hasTunnel() {
 		return out
 	}

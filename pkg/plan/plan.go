@@ -36,8 +36,11 @@ type Input struct {
 	Mesh       map[string][]netip.Prefix    // pod prefixes by cluster: ours and what each Peer may announce
 	Backend    model.Encap
 	Masquerade bool
-	MTU        int // of pods, as configured; 0 means computed
-	Underlay   Underlay
+	Services   bool // connections to Services are translated here
+	// ServiceCIDRs are the virtual addresses of Services, if these are ours.
+	ServiceCIDRs []netip.Prefix
+	MTU          int // of pods, as configured; 0 means computed
+	Underlay     Underlay
 	// Held is what the rules in the kernel were made for, as long as not every
 	// source has reported: nodes that are still to come may need its lengths.
 	Held Rules

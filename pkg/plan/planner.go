@@ -87,7 +87,7 @@ func (p *Planner) patch(in Input) *Plan {
 
 // sameBase tells whether all but nodes and pods is equal.
 func sameBase(a, b Input) bool {
-	return a.Local == b.Local && a.Backend == b.Backend && a.Masquerade == b.Masquerade && a.MTU == b.MTU && a.Held == b.Held &&
+	return a.Local == b.Local && a.Backend == b.Backend && a.Masquerade == b.Masquerade && a.Services == b.Services && slices.Equal(a.ServiceCIDRs, b.ServiceCIDRs) && a.MTU == b.MTU && a.Held == b.Held &&
 		a.Underlay.MTU == b.Underlay.MTU && slices.Equal(a.Underlay.Addrs, b.Underlay.Addrs) &&
 		a.Nodes[a.Local] == b.Nodes[b.Local] && maps.EqualFunc(a.Mesh, b.Mesh, slices.Equal[[]netip.Prefix])
 }

@@ -19,6 +19,9 @@ func (r *resolver) routes(remotes []remote) map[RouteKey]Route {
 		}
 	}
 	add := func(k RouteKey, v Route) { out[k] = v }
+	if r.in.Services {
+		r.serviceRoutes(add)
+	}
 	for _, m := range remotes {
 		r.remoteRoutes(m, add)
 	}
@@ -34,6 +37,20 @@ func (r *resolver) routes(remotes []remote) map[RouteKey]Route {
 func (r *resolver) remoteRoutes(m remote, add func(RouteKey, Route)) {
 	for _, p := range m.pods.All() {
 		add(RouteKey{Dst: p}, r.routeTo(m, p.Addr().Is6()))
+	}
+}
+
+// serviceRoutes give the host's own packets to virtual addresses a source and a
+// way, so that they get to where they are translated and routed anew; a node
+// need not have a default route. What is not translated is refused there.
+func (r *resolver) serviceRoutes(add func(RouteKey, Route)) {
+	for _, p := range r.in.ServiceCIDRs {
+		src := r.hostSource(p.Addr().Is6())
+		for _, l := range r.in.Underlay.Addrs {
+			if src.IsValid() && l.Prefix.Addr() == src {
+				add(RouteKey{Dst: p.Masked()}, Route{Kind: Unicast, Dev: l.Dev, Src: src})
+			}
+		}
 	}
 }
 

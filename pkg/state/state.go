@@ -17,6 +17,8 @@ type Table[K, V comparable] struct {
 	claims   map[string]map[K]V // guarded by mu: source → its rows
 	expected map[string]bool    // guarded by mu: source → has it reported a full list
 	subs     []chan struct{}    // guarded by mu
+
+	followers []*Changes[K, V] // guarded by mu
 }
 
 // New returns an empty table that expects no source.
@@ -65,12 +67,14 @@ func (t *Table[K, V]) Update(source string, set map[K]V, del []K) {
 	for k, v := range set {
 		if old, ok := rows[k]; !ok || old != v {
 			rows[k], changed = v, true
+			t.touchLocked(k)
 		}
 	}
 	for _, k := range del {
 		if _, ok := rows[k]; ok {
 			delete(rows, k)
 			changed = true
+			t.touchLocked(k)
 		}
 	}
 	if changed {
@@ -88,6 +92,7 @@ func (t *Table[K, V]) Replace(source string, rows map[K]V) {
 	if !first && maps.Equal(t.claims[source], rows) {
 		return
 	}
+	t.touchDifferenceLocked(t.claims[source], rows)
 	t.claims[source] = rows
 	t.wakeLocked()
 }
@@ -100,6 +105,7 @@ func (t *Table[K, V]) Drop(source string) {
 	if !known && t.claims[source] == nil {
 		return
 	}
+	t.touchDifferenceLocked(t.claims[source], nil)
 	delete(t.expected, source)
 	delete(t.claims, source)
 	t.wakeLocked()
@@ -155,6 +161,10 @@ func (t *Table[K, V]) Rows() map[K]V {
 func (t *Table[K, V]) Get(k K) (v V, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.getLocked(k)
+}
+
+func (t *Table[K, V]) getLocked(k K) (v V, ok bool) {
 	best := ""
 	for source, claimed := range t.claims {
 		if x, here := claimed[k]; here && (!ok || source < best) {

@@ -21,6 +21,9 @@ type SliceEndpoint struct {
 	Ready, Serving, Terminating bool
 	Hostname                    string
 	Zone                        string
+	// For readers in the same cluster only: the node of the backend, and the
+	// zones and nodes that it is meant for, separated by commas.
+	Node, ForZones, ForNodes string
 }
 
 // maxSliceEndpoints is what Kubernetes allows in one EndpointSlice.
@@ -48,6 +51,9 @@ func (s Slice) Encode() []byte {
 	e.bytes(5, s.column(func(p SliceEndpoint) string { return p.Zone }))
 	e.bytes(6, s.column(func(p SliceEndpoint) string { return p.Hostname }))
 	e.bool(7, s.Endpoints[0].Addr.Is6())
+	e.bytes(8, s.column(func(p SliceEndpoint) string { return p.Node }))
+	e.bytes(9, s.column(func(p SliceEndpoint) string { return p.ForZones }))
+	e.bytes(10, s.column(func(p SliceEndpoint) string { return p.ForNodes }))
 	return e.b
 }
 
@@ -163,7 +169,7 @@ func stepAddr(b []byte, before netip.Addr, six bool) (a netip.Addr, rest []byte,
 // DecodeSlice reads what Slice.Encode wrote.
 func DecodeSlice(value []byte) (Slice, error) {
 	var s Slice
-	var addrs, conditions, zones, hosts []byte
+	var addrs, conditions, zones, hosts, nodes, forZones, forNodes []byte
 	six := false
 	err := decode(value, func(x field) (err error) {
 		switch x.n {
@@ -183,6 +189,12 @@ func DecodeSlice(value []byte) (Slice, error) {
 			var v uint64
 			v, err = x.uint(1)
 			six = v == 1
+		case 8:
+			nodes, err = x.bytes(256 * maxSliceEndpoints)
+		case 9:
+			forZones, err = x.bytes(256 * maxSliceEndpoints)
+		case 10:
+			forNodes, err = x.bytes(256 * maxSliceEndpoints)
 		}
 		return err
 	})
@@ -194,8 +206,11 @@ func DecodeSlice(value []byte) (Slice, error) {
 	}
 	return s, errors.Join(
 		s.readRuns("conditions", conditions, readConditions),
-		s.readRuns("zones", zones, readText(func(p *SliceEndpoint, v string) { p.Zone = v })),
-		s.readRuns("host names", hosts, readText(func(p *SliceEndpoint, v string) { p.Hostname = v })))
+		s.readRuns("zones", zones, readText(63, func(p *SliceEndpoint, v string) { p.Zone = v })),
+		s.readRuns("host names", hosts, readText(63, func(p *SliceEndpoint, v string) { p.Hostname = v })),
+		s.readRuns("nodes", nodes, readText(253, func(p *SliceEndpoint, v string) { p.Node = v })),
+		s.readRuns("zones it is for", forZones, readText(253, func(p *SliceEndpoint, v string) { p.ForZones = v })),
+		s.readRuns("nodes it is for", forNodes, readText(253, func(p *SliceEndpoint, v string) { p.ForNodes = v })))
 }
 
 func (s *Slice) readAddrs(b []byte, six bool) (err error) {
@@ -252,10 +267,10 @@ func readConditions(b []byte) (func(*SliceEndpoint), []byte, error) {
 	}, b[1:], nil
 }
 
-func readText(set func(*SliceEndpoint, string)) func([]byte) (func(*SliceEndpoint), []byte, error) {
+func readText(most uint64, set func(*SliceEndpoint, string)) func([]byte) (func(*SliceEndpoint), []byte, error) {
 	return func(b []byte) (func(*SliceEndpoint), []byte, error) {
 		n, size := binary.Uvarint(b)
-		if size <= 0 || n > 63 || n > uint64(len(b)-size) {
+		if size <= 0 || n > most || n > uint64(len(b)-size) {
 			return nil, nil, errors.New("garbled")
 		}
 		v := string(b[size : size+int(n)])

@@ -24,7 +24,7 @@ func TestVariants(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m := up(t, fixture.Config{Config: lab.Config{
-				Name: "e2evar", Fabric: lab.Routed, Stack: tt.stack, NoNodeCIDRs: tt.pool, KubeProxy: lab.NoKubeProxy,
+				Name: "e2evar", Fabric: lab.Routed, Stack: tt.stack, NoNodeCIDRs: tt.pool,
 				Clusters: []lab.ClusterConfig{{Name: "west", Nodes: 1}, {Name: "east", Nodes: 1}},
 			}})
 			var set []string

@@ -20,7 +20,7 @@ app.kubernetes.io/component: {{ .component }}
 
 {{- /* The configuration file: the part of the values that pkg/config reads, unchanged. */}}
 {{- define "clustermesh.config" -}}
-{{ pick .Values "cluster" "kubernetes" "ipam" "routing" "masquerade" "apiserver" "cni" "log" | toYaml }}
+{{ pick .Values "cluster" "kubernetes" "ipam" "routing" "masquerade" "services" "apiserver" "cni" "log" | toYaml }}
 {{- end }}
 
 {{- /* The API server must run before the pod network does where it hands out the pod CIDRs. */}}

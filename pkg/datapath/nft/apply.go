@@ -3,12 +3,9 @@ package nft
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/userdata"
-	"golang.org/x/sys/unix"
 
 	"github.com/clustermesh/clustermesh/pkg/plan"
 )
@@ -100,9 +97,9 @@ func (t *Target) commit(changes []change) error {
 	for _, c := range changes {
 		switch {
 		case c.key.Set == plan.RuleSet && c.del:
-			return t.deleteTables() // and all elements with them
+			return t.deleteTables(skeleton(plan.Rules{})) // and all elements with them
 		case c.key.Set == plan.RuleSet:
-			if err := t.replaceRules(c.row.Rules); err != nil {
+			if err := t.replaceTables(skeleton(c.row.Rules)); err != nil {
 				return errors.Join(err, t.closeWriter())
 			}
 		case c.del:
@@ -126,112 +123,4 @@ func (t *Target) commit(changes []change) error {
 		}
 	}
 	return t.flush("change")
-}
-
-// flush sends the transaction. The kernel answers for every message of a failed
-// one; the first answer says enough. More may be left in the socket.
-func (t *Target) flush(verb string) error {
-	err := t.writer.Flush()
-	if err == nil {
-		return nil
-	}
-	var errno unix.Errno
-	if errors.As(err, &errno) {
-		err = errno
-	}
-	return errors.Join(fmt.Errorf("%s nft table %s: %w", verb, tableName, err), t.closeWriter())
-}
-
-// deleteTables deletes both tables. It adds them first, so that it cannot fail
-// because they are gone.
-func (t *Target) deleteTables() error {
-	for _, x := range skeleton(plan.Rules{}) {
-		table := &nftables.Table{Family: x.family, Name: x.name}
-		t.writer.AddTable(table)
-		t.writer.DelTable(table)
-	}
-	return t.flush("delete")
-}
-
-// replaceRules queues what turns whatever is there into the skeleton. Sets that
-// have the right shape are kept with their elements.
-func (t *Target) replaceRules(r plan.Rules) error {
-	for _, x := range skeleton(r) {
-		at := &nftables.Table{Family: x.family, Name: x.name}
-		t.writer.AddTable(at)
-		kept, err := t.clear(at, x)
-		if err != nil {
-			return err
-		}
-		for _, c := range x.counters {
-			t.writer.AddObj(&nftables.CounterObj{Table: at, Name: c})
-		}
-		for _, s := range x.sets {
-			if kept[s.Name] {
-				continue
-			}
-			if err := t.writer.AddSet(s, nil); err != nil {
-				return fmt.Errorf("add nft set %s: %w", s.Name, err)
-			}
-		}
-		if err := t.addChains(at, x); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// clear queues the removal of all rules, and of the chains and sets that are
-// not as they should be. It returns the sets that stay.
-func (t *Target) clear(at *nftables.Table, want table) (kept map[string]bool, err error) {
-	chains, err := readChains(t.reader, at.Family)
-	if err != nil {
-		return nil, err
-	}
-	for _, x := range chains {
-		t.writer.FlushChain(&nftables.Chain{Table: at, Name: x.name})
-	}
-	for _, x := range chains {
-		if !slices.ContainsFunc(want.chains, func(c chain) bool { return infoOf(c) == x }) {
-			t.writer.DelChain(&nftables.Chain{Table: at, Name: x.name})
-		}
-	}
-	sets, err := readSets(t.reader, at.Family)
-	if err != nil {
-		return nil, err
-	}
-	kept = map[string]bool{}
-	for _, s := range sets {
-		switch {
-		case s.flags&unix.NFT_SET_ANONYMOUS != 0: // goes with its rule
-		case sameShape(s):
-			kept[s.name] = true
-		default:
-			t.writer.DelSet(&nftables.Set{Table: at, Name: s.name})
-		}
-	}
-	return kept, nil
-}
-
-// addChains queues all chains, then their rules, which may jump to any chain.
-func (t *Target) addChains(at *nftables.Table, x table) error {
-	for _, c := range x.chains {
-		n := &nftables.Chain{Table: at, Name: c.name}
-		if c.kind != "" {
-			accept := nftables.ChainPolicyAccept
-			n.Type, n.Hooknum, n.Priority, n.Policy = c.kind, &c.hook, &c.priority, &accept
-		}
-		t.writer.AddChain(n)
-	}
-	for _, c := range x.chains {
-		for _, r := range c.rules {
-			comment, err := mark(x.family, r)
-			if err != nil {
-				return err
-			}
-			t.writer.AddRule(&nftables.Rule{Table: at, Chain: &nftables.Chain{Table: at, Name: c.name}, Exprs: r.exprs,
-				UserData: userdata.AppendString(nil, userdata.TypeComment, comment)})
-		}
-	}
-	return nil
 }

@@ -59,20 +59,20 @@ func wantedLines(t table) ([]string, error) {
 }
 
 // actualLines describes a table as it is.
-func actualLines(c *nl.Conn, family nftables.TableFamily) ([]string, error) {
-	chains, err := readChains(c, family)
+func actualLines(c *nl.Conn, want table) ([]string, error) {
+	chains, err := readChains(c, want.id())
 	if err != nil {
 		return nil, err
 	}
-	rules, err := readRules(c, family)
+	rules, err := readRules(c, want.id())
 	if err != nil {
 		return nil, err
 	}
-	sets, err := readSets(c, family)
+	sets, err := readSets(c, want.id())
 	if err != nil {
 		return nil, err
 	}
-	counters, err := readCounters(c, family)
+	counters, err := readCounters(c, want.id())
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func actualLines(c *nl.Conn, family nftables.TableFamily) ([]string, error) {
 	}
 	for _, s := range sets {
 		line := "set " + s.name
-		if !sameShape(s) {
+		if !sameShape(s, want.sets) {
 			line += " of another shape"
 		}
 		out = append(out, line)
@@ -123,46 +123,56 @@ func Held(space nl.Space) (plan.Rules, error) {
 		return plan.Rules{}, err
 	}
 	defer c.Close()
-	row, _, err := readAbout(c)
+	comment, err := readAbout(c, inetTable)
+	row, ok := parseAbout(comment)
+	if !ok {
+		row = plan.Rules{}
+	}
 	return row, err
 }
 
-// readAbout reads the rule that says what the others were made for.
-func readAbout(c *nl.Conn) (plan.Rules, bool, error) {
-	rules, err := readRules(c, nftables.TableFamilyINet)
+// readAbout reads the comment of the rule that says what the others of a table
+// were made for; empty if there is none.
+func readAbout(c *nl.Conn, at tableID) (string, error) {
+	rules, err := readRules(c, at)
 	if err != nil {
-		return plan.Rules{}, false, err
+		return "", err
 	}
-	i := slices.IndexFunc(rules, func(r ruleInfo) bool { return r.chain == "about" })
-	if i < 0 {
-		return plan.Rules{}, false, nil
+	if i := slices.IndexFunc(rules, func(r ruleInfo) bool { return r.chain == "about" }); i >= 0 {
+		return rules[i].comment, nil
 	}
-	row, ok := parseAbout(rules[i].comment)
-	if !ok {
-		return plan.Rules{}, false, nil
-	}
-	return row, true, nil
+	return "", nil
 }
 
 // readRow tells what the rules in the kernel were made for, if they are
 // complete and untouched.
 func readRow(c *nl.Conn) (plan.Rules, bool, error) {
-	row, ok, err := readAbout(c)
-	if !ok || err != nil {
+	comment, err := readAbout(c, inetTable)
+	if err != nil {
 		return plan.Rules{}, false, err
 	}
-	for _, t := range skeleton(row) {
+	row, ok := parseAbout(comment)
+	if !ok {
+		return plan.Rules{}, false, nil
+	}
+	ok, err = intact(c, skeleton(row))
+	return row, ok, err
+}
+
+// intact tells whether tables are, apart from elements, what they should be.
+func intact(c *nl.Conn, tables []table) (bool, error) {
+	for _, t := range tables {
 		wanted, err := wantedLines(t)
 		if err != nil {
-			return plan.Rules{}, false, err
+			return false, err
 		}
-		actual, err := actualLines(c, t.family)
+		actual, err := actualLines(c, t)
 		if err != nil {
-			return plan.Rules{}, false, err
+			return false, err
 		}
 		if !slices.Equal(wanted, actual) {
-			return plan.Rules{}, false, nil
+			return false, nil
 		}
 	}
-	return row, true, nil
+	return true, nil
 }

@@ -128,3 +128,20 @@ func notrack() exprs          { return exprs{&expr.Notrack{}} }
 func drop(counter string) exprs {
 	return join(exprs{&expr.Objref{Type: unix.NFT_OBJECT_COUNTER, Name: counter}}, verdict(expr.VerdictDrop))
 }
+
+// stateNew is the first packet of a connection.
+func stateNew() exprs { return ctBit(expr.CtKeySTATE, expr.CtStateBitNEW) }
+
+// translated is a packet of a connection with another destination than the
+// client gave it (IPS_DST_NAT).
+func translated() exprs { return ctBit(expr.CtKeySTATUS, 1<<5) }
+
+func ctBit(key expr.CtKey, bit uint32) exprs {
+	return exprs{&expr.Ct{Key: key, Register: reg0},
+		&expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, bit), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg0, Data: make([]byte, 4)}}
+}
+
+func metaIsNot(key expr.MetaKey, value []byte) exprs {
+	return exprs{&expr.Meta{Key: key, Register: reg0}, &expr.Cmp{Op: expr.CmpOpNeq, Register: reg0, Data: value}}
+}

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"slices"
 
-	"github.com/google/nftables"
-
 	"github.com/clustermesh/clustermesh/pkg/plan"
 )
 
@@ -47,16 +45,16 @@ func (t *Target) settleRanges(changes []change) ([]change, error) {
 // readRanges returns what is in sets of ranges. A set of another shape is about
 // to be replaced by an empty one.
 func (t *Target) readRanges(names map[plan.Set]bool) ([]plan.FilterKey, error) {
-	sets, err := readSets(t.reader, nftables.TableFamilyINet)
+	sets, err := readSets(t.reader, inetTable)
 	if err != nil {
 		return nil, err
 	}
 	var out []plan.FilterKey
 	for _, s := range sets {
-		if !names[plan.Set(s.name)] || !sameShape(s) {
+		if !names[plan.Set(s.name)] || !sameShape(s, allSets()) {
 			continue
 		}
-		elements, err := readElements(t.reader, s.name)
+		elements, err := readElements(t.reader, inetTable, s.name)
 		if err != nil {
 			return nil, err
 		}

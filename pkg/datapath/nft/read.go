@@ -18,6 +18,12 @@ import (
 
 const sizeofNfGenMsg = 4
 
+// tableID names a table.
+type tableID struct {
+	family nftables.TableFamily
+	name   string
+}
+
 type chainInfo struct {
 	name, kind             string
 	base                   bool
@@ -27,17 +33,17 @@ type chainInfo struct {
 type ruleInfo struct{ chain, comment string }
 
 type setInfo struct {
-	name             string
-	flags, keyLength uint32
+	name                         string
+	flags, keyLength, dataLength uint32 // dataLength of maps only
 }
 
 // dump calls each with the attributes of every object of one kind in a table.
 // A table that is not there has none.
-func dump(c *nl.Conn, message uint16, family nftables.TableFamily, filter nl.Attrs, begin func(), each func(attrs []byte)) error {
-	body := append(nl.Attrs{byte(family), unix.NFNETLINK_V0, 0, 0}, filter...)
+func dump(c *nl.Conn, message uint16, at tableID, filter nl.Attrs, begin func(), each func(attrs []byte)) error {
+	body := append(nl.Attrs{byte(at.family), unix.NFNETLINK_V0, 0, 0}, filter...)
 	err := c.Dump(nl.Request{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | message, Body: body}, begin,
 		func(_ uint16, body []byte) error {
-			if len(body) >= sizeofNfGenMsg && inTable(body) {
+			if len(body) >= sizeofNfGenMsg && inTable(body, at.name) {
 				each(body[sizeofNfGenMsg:])
 			}
 			return nil
@@ -48,26 +54,26 @@ func dump(c *nl.Conn, message uint16, family nftables.TableFamily, filter nl.Att
 	return err
 }
 
-// inTable tells whether a message is of a table with our name. The name is
-// attribute 1 of every kind of object.
-func inTable(body []byte) bool {
+// inTable tells whether a message is of a table with a name, which is attribute
+// 1 of every kind of object.
+func inTable(body []byte, name string) bool {
 	for typ, v := range nl.Each(body[sizeofNfGenMsg:]) {
 		if typ == unix.NFTA_TABLE_NAME {
-			return nl.StringOf(v) == tableName
+			return nl.StringOf(v) == name
 		}
 	}
 	return false
 }
 
-func inOurTable() nl.Attrs {
+func (t tableID) attrs() nl.Attrs {
 	var a nl.Attrs
-	a.Bytes(unix.NFTA_TABLE_NAME, []byte(tableName+"\x00"))
+	a.Bytes(unix.NFTA_TABLE_NAME, []byte(t.name+"\x00"))
 	return a
 }
 
-func readChains(c *nl.Conn, family nftables.TableFamily) ([]chainInfo, error) {
+func readChains(c *nl.Conn, at tableID) ([]chainInfo, error) {
 	var out []chainInfo
-	err := dump(c, unix.NFT_MSG_GETCHAIN, family, inOurTable(), func() { out = nil }, func(attrs []byte) {
+	err := dump(c, unix.NFT_MSG_GETCHAIN, at, at.attrs(), func() { out = nil }, func(attrs []byte) {
 		var x chainInfo
 		for typ, v := range nl.Each(attrs) {
 			switch typ {
@@ -97,9 +103,9 @@ func readChains(c *nl.Conn, family nftables.TableFamily) ([]chainInfo, error) {
 	return out, nil
 }
 
-func readRules(c *nl.Conn, family nftables.TableFamily) ([]ruleInfo, error) {
+func readRules(c *nl.Conn, at tableID) ([]ruleInfo, error) {
 	var out []ruleInfo
-	err := dump(c, unix.NFT_MSG_GETRULE, family, inOurTable(), func() { out = nil }, func(attrs []byte) {
+	err := dump(c, unix.NFT_MSG_GETRULE, at, at.attrs(), func() { out = nil }, func(attrs []byte) {
 		var x ruleInfo
 		for typ, v := range nl.Each(attrs) {
 			switch typ {
@@ -126,9 +132,9 @@ func commentOf(data []byte) string {
 	return nl.StringOf(data[2 : 2+int(data[1])])
 }
 
-func readSets(c *nl.Conn, family nftables.TableFamily) ([]setInfo, error) {
+func readSets(c *nl.Conn, at tableID) ([]setInfo, error) {
 	var out []setInfo
-	err := dump(c, unix.NFT_MSG_GETSET, family, inOurTable(), func() { out = nil }, func(attrs []byte) {
+	err := dump(c, unix.NFT_MSG_GETSET, at, at.attrs(), func() { out = nil }, func(attrs []byte) {
 		var x setInfo
 		for typ, v := range nl.Each(attrs) {
 			switch typ {
@@ -138,6 +144,8 @@ func readSets(c *nl.Conn, family nftables.TableFamily) ([]setInfo, error) {
 				x.flags = be32(v)
 			case unix.NFTA_SET_KEY_LEN:
 				x.keyLength = be32(v)
+			case unix.NFTA_SET_DATA_LEN:
+				x.dataLength = be32(v)
 			}
 		}
 		out = append(out, x)
@@ -148,11 +156,11 @@ func readSets(c *nl.Conn, family nftables.TableFamily) ([]setInfo, error) {
 	return out, nil
 }
 
-func readElements(c *nl.Conn, set string) ([]element, error) {
-	filter := inOurTable()
+func readElements(c *nl.Conn, at tableID, set string) ([]element, error) {
+	filter := at.attrs()
 	filter.Bytes(unix.NFTA_SET_ELEM_LIST_SET, []byte(set+"\x00"))
 	var out []element
-	err := dump(c, unix.NFT_MSG_GETSETELEM, nftables.TableFamilyINet, filter, func() { out = nil }, func(attrs []byte) {
+	err := dump(c, unix.NFT_MSG_GETSETELEM, at, filter, func() { out = nil }, func(attrs []byte) {
 		for typ, v := range nl.Each(attrs) {
 			if typ != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 				continue
@@ -181,6 +189,11 @@ func elementOf(attrs []byte) (e element) {
 		switch typ {
 		case unix.NFTA_SET_ELEM_KEY:
 			e.key = value(v)
+		case nftables.NFTA_SET_ELEM_KEY_END:
+			e.keyEnd = value(v)
+		case unix.NFTA_SET_ELEM_DATA:
+			e.data = value(v)
+			e.chain, e.verdict = verdictOf(v)
 		case unix.NFTA_SET_ELEM_FLAGS:
 			e.end = be32(v)&unix.NFT_SET_ELEM_INTERVAL_END != 0
 		}
@@ -188,12 +201,30 @@ func elementOf(attrs []byte) (e element) {
 	return e
 }
 
+// verdictOf reads the data of an element of a verdict map.
+func verdictOf(data []byte) (chain string, code int32) {
+	for typ, v := range nl.Each(data) {
+		if typ != unix.NFTA_DATA_VERDICT {
+			continue
+		}
+		for typ, v := range nl.Each(v) {
+			switch typ {
+			case unix.NFTA_VERDICT_CODE:
+				code = int32(be32(v))
+			case unix.NFTA_VERDICT_CHAIN:
+				chain = nl.StringOf(v)
+			}
+		}
+	}
+	return chain, code
+}
+
 // Counter is how much a rule has counted since it was made.
 type Counter struct{ Packets, Bytes uint64 }
 
-func readCounters(c *nl.Conn, family nftables.TableFamily) (map[string]Counter, error) {
+func readCounters(c *nl.Conn, at tableID) (map[string]Counter, error) {
 	var out map[string]Counter
-	err := dump(c, unix.NFT_MSG_GETOBJ, family, inOurTable(), func() { out = map[string]Counter{} }, func(attrs []byte) {
+	err := dump(c, unix.NFT_MSG_GETOBJ, at, at.attrs(), func() { out = map[string]Counter{} }, func(attrs []byte) {
 		var name string
 		var x Counter
 		for typ, v := range nl.Each(attrs) {

@@ -34,6 +34,11 @@ type table struct {
 	counters []string
 }
 
+func (t table) id() tableID { return tableID{t.family, t.name} }
+
+// inetTable is where all sets of the filter are.
+var inetTable = tableID{nftables.TableFamilyINet, tableName}
+
 // chain is a list of rules. A base chain has a hook.
 type chain struct {
 	name     string
@@ -83,16 +88,16 @@ func skeleton(r plan.Rules) []table {
 
 // aboutFormat is what about writes and parseAbout reads. A comment has 128
 // bytes at most.
-const aboutFormat = "clustermesh tunnel=%t port=%d vni=%d masquerade=%t inner4=%x.%x inner6=%x.%x"
+const aboutFormat = "clustermesh tunnel=%t port=%d vni=%d masquerade=%t services=%t inner4=%x.%x inner6=%x.%x"
 
 // about says what the rules were made for, readable for people and for the
 // next agent.
 func about(r plan.Rules) string {
-	return fmt.Sprintf(aboutFormat, r.Tunnel, r.Port, r.VNI, r.Masquerade, r.Inner4[1], r.Inner4[0], r.Inner6[1], r.Inner6[0])
+	return fmt.Sprintf(aboutFormat, r.Tunnel, r.Port, r.VNI, r.Masquerade, r.Services, r.Inner4[1], r.Inner4[0], r.Inner6[1], r.Inner6[0])
 }
 
 func parseAbout(s string) (r plan.Rules, ok bool) {
-	_, err := fmt.Sscanf(s, aboutFormat, &r.Tunnel, &r.Port, &r.VNI, &r.Masquerade, &r.Inner4[1], &r.Inner4[0], &r.Inner6[1], &r.Inner6[0])
+	_, err := fmt.Sscanf(s, aboutFormat, &r.Tunnel, &r.Port, &r.VNI, &r.Masquerade, &r.Services, &r.Inner4[1], &r.Inner4[0], &r.Inner6[1], &r.Inner6[0])
 	return r, err == nil
 }
 
@@ -188,6 +193,9 @@ func forward(r plan.Rules) []rule {
 
 func postrouting(r plan.Rules) []rule {
 	var rules []rule
+	if r.Services {
+		rules = append(rules, toServices()...)
+	}
 	if r.Tunnel {
 		// The other end takes only sources out of our pod prefix; this is
 		// for what the host, or containers that are not pods, send otherwise.
@@ -211,4 +219,18 @@ func postrouting(r plan.Rules) []rule {
 	return slices.Concat(rules,
 		outside(isIPv4(), src4(reg0), dst4(reg0), plan.Local4, plan.Mesh4, plan.Direct4),
 		outside(isIPv6(), src6(reg0), dst6(reg0), plan.Local6, plan.Mesh6, plan.Direct6))
+}
+
+// toServices gives connections the node's address whose answers would not come
+// back here, where they have to be translated.
+func toServices() []rule {
+	device := exprs{&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg0}}
+	outside := join(translated(), exprs{&expr.Meta{Key: expr.MetaKeyIIF, Register: reg0}}, notEqual(make([]byte, 4)), // not from the node itself
+		metaIsNot(expr.MetaKeyIIFNAME, []byte(plan.IfPrefix)))
+	return []rule{
+		{"a pod to itself, by a Service", join(translated(), isIPv4(), device, src4(reg4), in(plan.Pods4), exprs{&expr.Masq{}})},
+		{"a pod to itself, by a Service", join(translated(), isIPv6(), device, src6(reg4), in(plan.Pods6), exprs{&expr.Masq{}})},
+		{"from outside, by a Service, to another node", join(outside, metaIsNot(expr.MetaKeyOIFNAME, []byte(plan.IfPrefix)), exprs{&expr.Masq{FullyRandom: true}})},
+		{"from outside, by a Service, into the tunnel", join(outside, toDevice(plan.TunnelName), exprs{&expr.Masq{FullyRandom: true}})},
+	}
 }

@@ -101,8 +101,11 @@ func encode(k plan.FilterKey) []nftables.SetElement {
 
 // element is one as the kernel shows it.
 type element struct {
-	key []byte
-	end bool // marks what lies behind a range
+	key, keyEnd []byte
+	end         bool   // marks what lies behind a range
+	data        []byte // of maps
+	chain       string // of verdict maps
+	verdict     int32
 }
 
 // decode returns the keys that elements of a set stand for. What does not fit
@@ -194,18 +197,32 @@ func last(bytes int) netip.Addr {
 
 // sameShape tells whether the set that the kernel shows is one that we would
 // make under its name.
-func sameShape(s setInfo) bool {
-	if _, known := layoutOf(plan.Set(s.name)); !known {
+func sameShape(s setInfo, wanted []*nftables.Set) bool {
+	i := slices.IndexFunc(wanted, func(w *nftables.Set) bool { return w.Name == s.name })
+	if i < 0 {
 		return false
 	}
-	want := newSet(plan.Set(s.name))
-	return s.flags == setFlags(want) && s.keyLength == want.KeyType.Bytes
+	want := wanted[i]
+	verdicts := want.IsMap && want.DataType == nftables.TypeVerdict // whose length is the kernel's own affair
+	return s.flags == setFlags(want) && s.keyLength == want.KeyType.Bytes && (verdicts || s.dataLength == want.DataType.Bytes)
 }
 
 func setFlags(s *nftables.Set) uint32 {
 	var flags uint32
 	if s.Interval {
 		flags |= unix.NFT_SET_INTERVAL
+	}
+	if s.IsMap {
+		flags |= unix.NFT_SET_MAP
+	}
+	if s.HasTimeout {
+		flags |= unix.NFT_SET_TIMEOUT
+	}
+	if s.Dynamic {
+		flags |= unix.NFT_SET_EVAL
+	}
+	if s.Concatenation {
+		flags |= nftables.NFT_SET_CONCAT
 	}
 	return flags
 }

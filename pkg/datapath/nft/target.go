@@ -7,12 +7,6 @@ package nft
 import (
 	"context"
 	"errors"
-	"fmt"
-	"sync/atomic"
-
-	"github.com/google/nftables"
-	"github.com/mdlayher/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/clustermesh/clustermesh/pkg/datapath/nl"
 	"github.com/clustermesh/clustermesh/pkg/plan"
@@ -22,74 +16,11 @@ import (
 // one target because they change together: new rules and a set of a new shape
 // come with its elements in one transaction, so there is no moment without.
 type Target struct {
-	space  nl.Space
-	reader *nl.Conn       // nil until first used
-	writer *nftables.Conn // nil until first used
-	port   atomic.Uint32  // of writer's socket
+	conn
 }
 
 // New returns the target for the nft tables of a namespace.
-func New(space nl.Space) *Target { return &Target{space: space} }
-
-// Close releases the target's sockets; they are opened again when needed.
-func (t *Target) Close() error {
-	var errs []error
-	if t.reader != nil {
-		errs = append(errs, t.reader.Close())
-		t.reader = nil
-	}
-	return errors.Join(append(errs, t.closeWriter())...)
-}
-
-func (t *Target) closeWriter() error {
-	if t.writer == nil {
-		return nil
-	}
-	err := t.writer.CloseLasting()
-	t.writer = nil
-	return err
-}
-
-func (t *Target) open() error {
-	var err error
-	if t.reader == nil {
-		if t.reader, err = t.space.Dial(unix.NETLINK_NETFILTER); err != nil {
-			return err
-		}
-	}
-	if t.writer != nil {
-		return nil
-	}
-	options := []nftables.ConnOption{nftables.AsLasting(), nftables.WithSockOptions(size, t.remember)}
-	if fd := t.space.Fd(); fd != 0 {
-		options = append(options, nftables.WithNetNSFd(fd))
-	}
-	if t.writer, err = nftables.New(options...); err != nil {
-		return fmt.Errorf("open nftables: %w", err)
-	}
-	return nil
-}
-
-// size makes room for one transaction with all elements of 5,000 nodes: it has
-// to be sent in one piece, and its answers come in one go.
-func size(c *netlink.Conn) error {
-	const bytes = 64 << 20
-	return errors.Join(c.SetWriteBuffer(bytes), c.SetReadBuffer(bytes))
-}
-
-// remember notes the port that notifications of our own changes carry.
-func (t *Target) remember(c *netlink.Conn) error {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var sa unix.Sockaddr
-	if cerr := raw.Control(func(fd uintptr) { sa, err = unix.Getsockname(int(fd)) }); cerr != nil || err != nil {
-		return errors.Join(cerr, err)
-	}
-	t.port.Store(sa.(*unix.SockaddrNetlink).Pid)
-	return nil
-}
+func New(space nl.Space) *Target { return &Target{conn{space: space, name: tableName}} }
 
 // List implements reconcile.Target.
 func (t *Target) List(context.Context) (map[plan.FilterKey]plan.FilterRow, error) {
@@ -104,15 +35,15 @@ func (t *Target) List(context.Context) (map[plan.FilterKey]plan.FilterRow, error
 	if ok {
 		rows[plan.FilterKey{}] = plan.FilterRow{Rules: row}
 	}
-	sets, err := readSets(t.reader, nftables.TableFamilyINet)
+	sets, err := readSets(t.reader, inetTable)
 	if err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
 	for _, s := range sets {
-		if !sameShape(s) {
+		if !sameShape(s, allSets()) {
 			continue // replaced together with the rules, and filled anew
 		}
-		elements, err := readElements(t.reader, s.name)
+		elements, err := readElements(t.reader, inetTable, s.name)
 		if err != nil {
 			return nil, errors.Join(err, t.Close())
 		}
@@ -123,33 +54,9 @@ func (t *Target) List(context.Context) (map[plan.FilterKey]plan.FilterRow, error
 	return rows, nil
 }
 
-// Watch implements reconcile.Watcher.
-func (t *Target) Watch(ctx context.Context, wake func()) error {
-	return t.space.Watch(ctx, unix.NETLINK_NETFILTER, []uint32{unix.NFNLGRP_NFTABLES}, func(e nl.Event) {
-		if e.Sender != t.port.Load() && len(e.Body) >= sizeofNfGenMsg && e.Type != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN && inTable(e.Body) {
-			wake()
-		}
-	}, wake)
-}
-
 // Counters returns what has been dropped, by reason (drop_…).
 func (t *Target) Counters(context.Context) (map[string]Counter, error) {
-	c, err := t.space.Dial(unix.NETLINK_NETFILTER) // beside the loop, which owns t.reader
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	out := map[string]Counter{}
-	for _, family := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyARP} {
-		counters, err := readCounters(c, family)
-		if err != nil {
-			return nil, err
-		}
-		for name, x := range counters {
-			out[name] = x
-		}
-	}
-	return out, nil
+	return t.counters(skeleton(plan.Rules{}))
 }
 
 // Cleanup deletes both tables.
@@ -158,5 +65,5 @@ func Cleanup(_ context.Context, space nl.Space) error {
 	if err := t.open(); err != nil {
 		return err
 	}
-	return errors.Join(t.deleteTables(), t.Close())
+	return errors.Join(t.deleteTables(skeleton(plan.Rules{})), t.Close())
 }

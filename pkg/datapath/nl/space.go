@@ -51,10 +51,14 @@ func (s Space) Do(f func() error) error {
 }
 
 // Handle returns a handle for devices and addresses. The caller closes it.
-func (s Space) Handle() (*netlink.Handle, error) {
+func (s Space) Handle() (*netlink.Handle, error) { return s.HandleOf() }
+
+// HandleOf returns a handle for netlink protocols, of all if none is named. The
+// caller closes it.
+func (s Space) HandleOf(protocols ...int) (*netlink.Handle, error) {
 	var h *netlink.Handle
 	err := s.Do(func() (err error) {
-		h, err = netlink.NewHandle()
+		h, err = netlink.NewHandle(protocols...)
 		return err
 	})
 	if err != nil {

@@ -4,6 +4,8 @@
 //	labtool get URL              one HTTP request
 //	labtool udp [--timeout 2s] HOST[:PORT]
 //	                             one UDP exchange: who saw whom, over how many hops
+//	labtool tally [--udp] [--count N] [--interval D] [--timeout D] HOST:PORT
+//	                             many exchanges, each on a new connection: who answered how often
 //	labtool flow --to HOST[:PORT] [--udp] [--interval 5ms] [--duration 10s]
 //	                             one long flow of numbered messages: what was lost, and the gaps
 //	labtool perfserve [--cpu N]  the other end of perf: TCP :8083, :8084, :8085
@@ -25,7 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const usage = "usage: labtool serve | get URL | udp [--timeout D] HOST[:PORT] | flow --to HOST[:PORT] [--udp] [--interval D] [--duration D] | perfserve [--cpu N] | perf [--cpu N] | sleep"
+const usage = "usage: labtool serve | get URL | udp [--timeout D] HOST[:PORT] | tally [--udp] [--count N] [--interval D] HOST:PORT | flow --to HOST[:PORT] [--udp] [--interval D] [--duration D] | perfserve [--cpu N] | perf [--cpu N] | sleep"
 
 // The ports serve listens on.
 const (
@@ -54,6 +56,8 @@ func run(ctx context.Context, args []string) error {
 		return get(ctx, args[1])
 	case verb == "udp":
 		return udp(args[1:])
+	case verb == "tally":
+		return tallyAnswers(ctx, args[1:])
 	case verb == "flow":
 		return flow(ctx, args[1:])
 	case verb == "perfserve":

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/clustermesh/clustermesh/pkg/config"
+	"github.com/clustermesh/clustermesh/pkg/datapath/conntrack"
+	"github.com/clustermesh/clustermesh/pkg/datapath/nft"
+	"github.com/clustermesh/clustermesh/pkg/datapath/nl"
+	"github.com/clustermesh/clustermesh/pkg/kube"
+	"github.com/clustermesh/clustermesh/pkg/model"
+	"github.com/clustermesh/clustermesh/pkg/reconcile"
+	"github.com/clustermesh/clustermesh/pkg/service"
+	"github.com/clustermesh/clustermesh/pkg/state"
+	"github.com/clustermesh/clustermesh/pkg/status"
+)
+
+// services is the node's part in the Services of the cluster: it follows
+// Services and EndpointSlices, plans, and keeps the kernel as planned. With
+// kube-proxy kept there is nothing to plan, and the kernel is kept free of it.
+type services struct {
+	log    *slog.Logger
+	board  *status.Board
+	client *kube.Client
+	cfg    config.Config
+	world  *world
+
+	ports  *state.Table[model.ServicePortKey, model.ServicePort]
+	slices *state.Table[model.SliceKey, string]
+	target *nft.Services
+	loop   *reconcile.Loop[service.FrontKey, service.Front]
+	health *healthServers
+	change *fanout // wakes the loop
+
+	mu        sync.Mutex
+	plan      *service.Plan // guarded by mu; nil until all sources have reported
+	datagrams uint64        // guarded by mu: changes of UDP fronts
+}
+
+func newServices(a *agent, opt reconcile.Options) *services {
+	s := &services{log: a.log, board: a.board, client: a.client, cfg: a.cfg, world: a.world,
+		ports: state.New[model.ServicePortKey, model.ServicePort](), slices: state.New[model.SliceKey, string](),
+		target: nft.NewServices(nl.Space{}, a.cfg.Cluster.ServiceCIDRs), health: newHealthServers(a.board), change: &fanout{}}
+	s.ports.Expect(kube.Source)
+	s.slices.Expect(kube.Source)
+	s.loop = reconcile.NewLoop("services", s.target, s.wanted, opt, s.change.subscribe())
+	return s
+}
+
+func (s *services) ours() bool { return s.cfg.Services.KubeProxy == config.KubeProxyReplace }
+
+// run follows, plans and programs until ctx ends.
+func (s *services) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.loop.Run(ctx) })
+	if s.ours() {
+		g.Go(func() error { return s.client.RunServices(ctx, s.log, s.ports) })
+		g.Go(func() error { return s.client.RunSlices(ctx, s.log, s.cfg.Cluster.Name, s.slices) })
+		g.Go(func() error { return s.follow(ctx) })
+		g.Go(func() error { return s.cutStale(ctx) })
+		g.Go(func() error { return s.health.run(ctx) })
+	}
+	return g.Wait()
+}
+
+// follow plans after every change.
+func (s *services) follow(ctx context.Context) error {
+	ports, slices, base := s.ports.Follow(), s.slices.Follow(), s.world.change.subscribe()
+	planner, lines, known := service.NewPlanner(), shown{}, false
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ports.C:
+		case <-slices.C:
+		case <-base:
+			var b service.Base
+			if b, known = s.base(); known {
+				planner.SetBase(b)
+			}
+		}
+		setPorts, delPorts, portsSynced := ports.Take()
+		planner.SetPorts(setPorts, delPorts)
+		setSlices, delSlices, slicesSynced := slices.Take()
+		planner.SetSlices(setSlices, delSlices)
+		if !known || !portsSynced || !slicesSynced {
+			continue // half the truth would send packets nowhere
+		}
+		p := planner.Plan()
+		s.mu.Lock()
+		changed := s.plan != p
+		s.plan, s.datagrams = p, planner.Datagrams()
+		s.mu.Unlock()
+		if changed {
+			lines.show(s.board, s.log, p.Lines)
+			s.health.set(p.Health)
+			s.change.wake()
+		}
+	}
+}
+
+// wanted is what the kernel should hold.
+func (s *services) wanted() (map[service.FrontKey]service.Front, bool) {
+	if !s.ours() {
+		return nil, true
+	}
+	p := s.current()
+	if p == nil {
+		return nil, false
+	}
+	return p.Fronts, true
+}
+
+func (s *services) current() *service.Plan {
+	p, _ := s.state()
+	return p
+}
+
+// state is the newest plan, and how often UDP fronts have changed by then.
+func (s *services) state() (*service.Plan, uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.plan, s.datagrams
+}
+
+// base is what this node and its configuration have to say.
+func (s *services) base() (service.Base, bool) {
+	nodes, synced := s.world.nodes.Snapshot()
+	local, known := nodes[s.world.local]
+	underlay := s.world.currentUnderlay()
+	if !known || len(underlay.Addrs) == 0 {
+		return service.Base{}, false
+	}
+	b := service.Base{Node: local.Key.Name, Zone: local.Zone, External: s.cfg.Services.ExternalCIDRs}
+	if len(s.cfg.Services.NodePortAddresses) == 0 {
+		b.NodeAddrs = local.Internal.All()
+	}
+	for _, a := range underlay.Addrs {
+		for _, p := range s.cfg.Services.NodePortAddresses {
+			if p.Contains(a.Prefix.Addr()) {
+				b.NodeAddrs = append(b.NodeAddrs, a.Prefix.Addr())
+			}
+		}
+	}
+	b.NodeAddrs = sorted(b.NodeAddrs, netip.Addr.Compare)
+	b.Ours = append(b.Ours, s.cfg.Cluster.ServiceCIDRs...)
+	for _, prefixes := range s.world.mesh.byCluster() {
+		b.Ours = append(b.Ours, prefixes...)
+	}
+	for _, n := range nodes {
+		for _, a := range append(n.Internal.All(), n.External.All()...) {
+			b.Ours = append(b.Ours, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	b.Ours = sorted(b.Ours, netip.Prefix.Compare)
+	return b, synced
+}
+
+// cutStale ends UDP flows that go where a Service does not lead any more, after
+// the kernel has learnt of it: nobody else would notice, since a client that
+// goes on sending keeps such a flow alive.
+func (s *services) cutStale(ctx context.Context) error {
+	wake, retry, done := s.change.subscribe(), (<-chan time.Time)(nil), uint64(0)
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-wake:
+		case <-retry:
+		}
+		retry = nil
+		if p, changes := s.state(); p == nil || changes == done {
+			continue
+		}
+		err := s.loop.Sync(ctx)
+		p, changes := s.state() // now: flows of what the kernel has learnt meanwhile are good
+		if err == nil {
+			err = s.cut(p)
+		}
+		if err != nil {
+			retry = time.After(5 * time.Second)
+			continue
+		}
+		done = changes
+	}
+}
+
+func (s *services) cut(p *service.Plan) error {
+	n, err := conntrack.CutStale(nl.Space{}, p.Fronts, s.cfg.Cluster.ServiceCIDRs)
+	key := status.Key{Component: "conntrack"}
+	if err != nil {
+		s.board.Set(key, status.Degraded, err.Error(), "UDP clients may keep on sending to backends that are gone until their flow times out")
+		return err
+	}
+	s.board.Clear(key)
+	if n > 0 {
+		s.log.Info("stale flows cut", "flows", n)
+	}
+	return nil
+}
+
+func sorted[T comparable](list []T, compare func(a, b T) int) []T {
+	slices.SortFunc(list, compare)
+	return slices.Compact(list)
+}

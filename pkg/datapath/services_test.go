@@ -1,0 +1,305 @@
+package datapath_test
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/clustermesh/clustermesh/pkg/datapath/nft"
+	"github.com/clustermesh/clustermesh/pkg/datapath/nl"
+	"github.com/clustermesh/clustermesh/pkg/model"
+	"github.com/clustermesh/clustermesh/pkg/reconcile"
+	"github.com/clustermesh/clustermesh/pkg/service"
+)
+
+var serviceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:96::/112")}
+
+func newServices(t testing.TB, s nl.Space) *nft.Services {
+	x := nft.NewServices(s, serviceCIDRs)
+	t.Cleanup(func() { x.Close() })
+	return x
+}
+
+func front(s string) service.FrontKey {
+	ap := netip.MustParseAddrPort(s)
+	return service.FrontKey{Addr: ap.Addr(), Protocol: unix.IPPROTO_TCP, Port: ap.Port()}
+}
+
+// to is a front with these backends.
+func to(t testing.TB, backends ...string) service.Front {
+	t.Helper()
+	var list []service.Backend
+	for _, b := range backends {
+		list = append(list, service.Backend{AddrPort: netip.MustParseAddrPort(b), Weight: 1})
+	}
+	slots, even := service.Spread(list)
+	if !even {
+		t.Fatal("uneven shares")
+	}
+	return service.Front{Slots: slots}
+}
+
+func TestContractServices(t *testing.T) {
+	outside := front("198.51.100.7:80")
+	outside.Outside = true
+	udp := front("10.96.0.1:53")
+	udp.Protocol = unix.IPPROTO_UDP
+	stays, ranged := to(t, "10.1.0.1:80", "10.1.0.2:80"), to(t, "10.1.0.1:80")
+	stays.AffinitySeconds, ranged.Ranges = 600, "10.0.0.0/8 203.0.113.0/24"
+	six := to(t, "[fd00:1::1]:80", "[fd00:1::2]:80")
+	many := make([]string, 0, 70)
+	for i := range 70 {
+		many = append(many, fmt.Sprintf("10.1.1.%d:80", i+1))
+	}
+	one := map[service.FrontKey]service.Front{
+		{}:                         {},
+		front("10.96.0.1:80"):      to(t, "10.1.0.1:80", "10.1.0.2:80", "10.1.0.3:8080"),
+		udp:                        to(t, "10.1.0.1:53"),
+		front("10.96.0.2:80"):      stays,
+		front("10.96.0.3:80"):      {Verdict: service.Reject},
+		front("10.96.0.4:80"):      {Verdict: service.Drop},
+		front("10.96.0.5:80"):      to(t, many...),
+		front("198.51.100.7:80"):   ranged,
+		outside:                    to(t, "10.1.0.9:80"),
+		front("[fd00:96::1]:80"):   six,
+		front("[fd00:96::2]:4430"): {Verdict: service.Reject},
+	}
+	two := map[service.FrontKey]service.Front{
+		{}:                         {},
+		front("10.96.0.1:80"):      to(t, "10.1.0.1:80", "10.1.0.4:80"),
+		udp:                        {Verdict: service.Reject},
+		front("10.96.0.2:80"):      to(t, "10.1.0.1:80"),
+		front("10.96.0.3:80"):      stays,
+		front("10.96.0.4:80"):      ranged,
+		front("10.96.0.5:80"):      to(t, many[1:]...),
+		front("198.51.100.7:80"):   {Verdict: service.Drop},
+		outside:                    {Verdict: service.Drop},
+		front("[fd00:96::1]:80"):   {Verdict: service.Drop},
+		front("[fd00:96::2]:4430"): six,
+	}
+	for name, fresh := range map[string]func() reconcile.Target[service.FrontKey, service.Front]{
+		"fake": func() reconcile.Target[service.FrontKey, service.Front] {
+			return reconcile.NewFake[service.FrontKey, service.Front](nil)
+		},
+		"kernel": func() reconcile.Target[service.FrontKey, service.Front] { return newServices(t, newSpace(t)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			target := fresh()
+			shows(t, target, nil)
+			put(t, target, one, nil)
+			shows(t, target, one)
+			put(t, target, one, nil)
+			shows(t, target, one)
+			put(t, target, two, nil)
+			shows(t, target, two)
+			put(t, target, one, nil)
+			shows(t, target, one)
+			gone := front("10.96.0.1:80")
+			put(t, target, map[service.FrontKey]service.Front{outside: two[outside]}, []service.FrontKey{gone})
+			want := maps.Clone(one)
+			want[outside] = two[outside]
+			delete(want, gone)
+			shows(t, target, want)
+			put(t, target, nil, slices.Collect(maps.Keys(want)))
+			shows(t, target, nil)
+		})
+	}
+}
+
+// TestServicesMeddledWith: what others change, delete or flush is put right
+// (invariant R5), in one transaction.
+func TestServicesMeddledWith(t *testing.T) {
+	s := newSpace(t)
+	x := newServices(t, s)
+	rows := map[service.FrontKey]service.Front{{}: {}, front("10.96.0.1:80"): to(t, "10.1.0.1:80", "10.1.0.2:80"), front("10.96.0.2:80"): {Verdict: service.Reject}}
+	converge(t, "services", x, rows)
+	for _, meddle := range []string{
+		"flush ruleset",
+		"delete table inet clustermesh-services",
+		"flush map inet clustermesh-services slots4",
+		"flush map inet clustermesh-services fronts4",
+		"flush chain inet clustermesh-services pick2",
+		"insert rule inet clustermesh-services prerouting accept",
+		"delete element inet clustermesh-services none4 { 10.96.0.2 . tcp . 80 }",
+		"add element inet clustermesh-services none4 { 10.96.0.3 . tcp . 80 }",
+	} {
+		run(t, s, "nft", meddle)
+		if converge(t, "services", x, rows) == 0 {
+			t.Errorf("%q went unnoticed", meddle)
+		}
+	}
+	again := newServices(t, s) // a restarted agent touches nothing (invariant R1)
+	if n := converge(t, "services", again, rows); n != 0 {
+		t.Errorf("a second target touched %d rows", n)
+	}
+}
+
+// serviceLab is a node with two pods, another node with one, and a client on
+// the fabric that is no node.
+type serviceLab struct {
+	node         *testNode
+	a, b, remote *testPod
+	client       nl.Space
+	services     *nft.Services
+	port         map[*testPod]uint16
+}
+
+func newServiceLab(t *testing.T, backend model.Encap) *serviceLab {
+	f := newFabric(t)
+	m := &mesh{backend: backend, services: true, prefixes: map[string][]netip.Prefix{"west": {netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:1::/48")}}}
+	n1 := m.join(t, f, "west", "n1", []string{"192.0.2.1/24", "2001:db8::1/64"}, "10.1.0.0/24", "fd00:1:0:1::/64")
+	n2 := m.join(t, f, "west", "n2", []string{"192.0.2.2/24", "2001:db8::2/64"}, "10.1.1.0/24", "fd00:1:0:2::/64")
+	l := &serviceLab{node: n1, a: n1.pod(t, "a", "10.1.0.2", "fd00:1:0:1::2"), b: n1.pod(t, "b", "10.1.0.3", "fd00:1:0:1::3"),
+		remote: n2.pod(t, "r", "10.1.1.2", "fd00:1:0:2::2"), client: newSpace(t)}
+	f.plug(t, l.client, "192.0.2.99/24", "2001:db8::99/64")
+	ip(t, l.client, "route", "add", "10.96.0.0/16", "via", "192.0.2.1")
+	ip(t, l.client, "route", "add", "198.51.100.0/24", "via", "192.0.2.1")
+	for _, n := range []nl.Space{n1.space, n2.space} {
+		ip(t, n, "route", "add", "default", "dev", "eth0")
+		ip(t, n, "-6", "route", "add", "default", "dev", "eth0")
+	}
+	m.program(t)
+	l.services = newServices(t, n1.space)
+	l.port = map[*testPod]uint16{}
+	for _, p := range []*testPod{l.a, l.b, l.remote} {
+		l.port[p] = serve(t, p.space)
+	}
+	return l
+}
+
+func (l *serviceLab) at(p *testPod, six bool) string {
+	addr := p.row.IPs.V4
+	if six {
+		addr = p.row.IPs.V6
+	}
+	return netip.AddrPortFrom(addr, l.port[p]).String()
+}
+
+// TestServicePackets sends real packets to Services from pods, the node, and a
+// client outside, with backends here, on another node, and the client itself.
+func TestServicePackets(t *testing.T) {
+	for _, backend := range []model.Encap{model.EncapDirect, model.EncapVXLAN} {
+		t.Run(string(backend), func(t *testing.T) {
+			l := newServiceLab(t, backend)
+			vip := netip.MustParseAddr
+			toA, toB, toRemote := to(t, l.at(l.a, false)), to(t, l.at(l.b, false)), to(t, l.at(l.remote, false))
+			outside := front("198.51.100.7:80")
+			outside.Outside = true
+			ranged := toA
+			ranged.Ranges = "203.0.113.0/24"
+			mine := toA
+			mine.Ranges = "192.0.2.96/28"
+			converge(t, "services", l.services, map[service.FrontKey]service.Front{
+				{}: {}, front("10.96.0.1:80"): toA, front("10.96.0.2:80"): toB, front("10.96.0.3:80"): toRemote,
+				front("10.96.0.4:80"): {Verdict: service.Reject}, front("192.0.2.1:30080"): toRemote, front("192.0.2.1:30081"): toB,
+				front("198.51.100.7:80"): toRemote, outside: toA, front("198.51.100.8:80"): ranged, front("198.51.100.9:80"): mine,
+				front("[fd00:96::1]:80"): to(t, l.at(l.a, true)), front("[fd00:96::3]:80"): to(t, l.at(l.remote, true)), front("[2001:db8::1]:30080"): to(t, l.at(l.remote, true)),
+			})
+			node4, node6 := vip("192.0.2.1"), vip("2001:db8::1")
+			if backend == model.EncapVXLAN {
+				node4, node6 = vip("10.1.0.1"), vip("fd00:1:0:1::1") // the node's address in the tunnel
+			}
+			b4, b6 := l.b.row.IPs.V4, l.b.row.IPs.V6
+			reaches(t, l.b.space, vip("10.96.0.1"), 80, b4)                  // pod to pod on the node
+			reaches(t, l.b.space, vip("10.96.0.3"), 80, b4)                  // to another node, as itself
+			reaches(t, l.b.space, vip("10.96.0.2"), 80, vip("192.0.2.1"))    // to itself, as the node
+			reaches(t, l.b.space, vip("198.51.100.7"), 80, b4)               // external address from inside: the inside backends
+			reaches(t, l.b.space, vip("192.0.2.1"), 30080, b4)               // node port from a pod
+			reaches(t, l.node.space, vip("10.96.0.1"), 80, vip("192.0.2.1")) // the node itself
+			reaches(t, l.node.space, vip("10.96.0.3"), 80, node4)            //
+			reaches(t, l.client, vip("192.0.2.1"), 30080, node4)             // from outside to another node: answers come back here
+			reaches(t, l.client, vip("192.0.2.1"), 30081, vip("192.0.2.99")) // to a pod here, as itself
+			reaches(t, l.client, vip("198.51.100.7"), 80, vip("192.0.2.99")) // what counts outside
+			reaches(t, l.client, vip("198.51.100.9"), 80, vip("192.0.2.99")) // in the ranges
+			reaches(t, l.b.space, vip("fd00:96::1"), 80, b6)                 // IPv6 alike
+			reaches(t, l.b.space, vip("fd00:96::3"), 80, b6)                 //
+			reaches(t, l.client, vip("2001:db8::1"), 30080, node6)           //
+			if _, err := ask(l.client, vip("198.51.100.8"), 80); err == nil || errors.Is(err, unix.ECONNREFUSED) {
+				t.Errorf("a client out of range: %v, want silence", err)
+			}
+			for name, from := range map[string]nl.Space{"pod": l.b.space, "node": l.node.space, "client": l.client} {
+				for _, to := range []string{"10.96.0.4", "10.96.0.99"} { // no backend, no service
+					if _, err := ask(from, vip(to), 80); !errors.Is(err, unix.ECONNREFUSED) {
+						t.Errorf("from %s to %s: %v, want connection refused", name, to, err)
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestServiceAffinity: a client stays with its backend, others are spread.
+func TestServiceAffinity(t *testing.T) {
+	l := newServiceLab(t, model.EncapDirect)
+	for _, six := range []bool{false, true} {
+		vip := front("10.96.0.1:80")
+		if six {
+			vip = front("[fd00:96::1]:80")
+		}
+		spread := to(t, l.at(l.a, six), l.at(l.remote, six))
+		stays := spread
+		stays.AffinitySeconds = 2
+		converge(t, "services", l.services, map[service.FrontKey]service.Front{{}: {}, vip: stays})
+		first := l.who(t, vip)
+		for range 20 {
+			if got := l.who(t, vip); got != first {
+				t.Fatalf("moved from %v to %v", first, got)
+			}
+		}
+		// The backend goes: the client must not be sent there any more.
+		other := to(t, l.at(l.a, six))
+		if first == l.a {
+			other = to(t, l.at(l.remote, six))
+		}
+		other.AffinitySeconds = 2
+		converge(t, "services", l.services, map[service.FrontKey]service.Front{{}: {}, vip: other})
+		if got := l.who(t, vip); got == first {
+			t.Errorf("still sent to a backend that is gone")
+		}
+		converge(t, "services", l.services, map[service.FrontKey]service.Front{{}: {}, vip: spread})
+		seen := map[*testPod]int{}
+		for range 60 {
+			seen[l.who(t, vip)]++
+		}
+		if len(seen) != 2 || min(seen[l.a], seen[l.remote]) < 10 {
+			t.Errorf("60 connections without affinity: %v", seen)
+		}
+	}
+}
+
+// who returns the pod that answers b at a front: each tells its own address by
+// the port it listens on.
+func (l *serviceLab) who(t *testing.T, vip service.FrontKey) *testPod {
+	t.Helper()
+	before := map[*testPod]int64{}
+	for _, p := range []*testPod{l.a, l.remote} {
+		before[p] = accepted(t, p.space)
+	}
+	_, err := ask(l.b.space, vip.Addr, vip.Port)
+	must(t, err)
+	for p, n := range before {
+		if accepted(t, p.space) > n {
+			return p
+		}
+	}
+	t.Fatal("nobody accepted")
+	return nil
+}
+
+// accepted is how many TCP connections a namespace has taken in all (TcpPassiveOpens).
+func accepted(t *testing.T, s nl.Space) (n int64) {
+	t.Helper()
+	for _, line := range strings.Split(run(t, s, "cat", "/proc/thread-self/net/snmp"), "\n") {
+		if f := strings.Fields(line); len(f) > 6 && f[0] == "Tcp:" && f[1] != "RtoAlgorithm" {
+			n, _ = strconv.ParseInt(f[6], 10, 64)
+		}
+	}
+	return n
+}

@@ -1,0 +1,260 @@
+package service
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/clustermesh/clustermesh/pkg/model"
+	"github.com/clustermesh/clustermesh/pkg/status"
+	"github.com/clustermesh/clustermesh/pkg/wire"
+)
+
+// rank says who has an address that several Services claim: a cluster IP or a
+// node port, which Kubernetes itself gave out, before an external address; then
+// the older Service; then the smaller name.
+type rank struct {
+	external bool
+	created  int64
+}
+
+func compareClaims(a, b claim) int {
+	if a.rank.external != b.rank.external {
+		if b.rank.external {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(a.rank.created, b.rank.created),
+		strings.Compare(a.owner.Namespace, b.owner.Namespace), strings.Compare(a.owner.Name, b.owner.Name), strings.Compare(a.owner.Port, b.owner.Port))
+}
+
+// builder makes the claims of one Service.
+type builder struct {
+	base   *Base
+	slices []wire.Slice
+	add    func(FrontKey, claim)
+
+	lines      []status.Line
+	healthPort uint16
+	local      int // ready backends on this node
+}
+
+// backend is an endpoint with the number of the port in question.
+type backend struct {
+	wire.SliceEndpoint
+	port uint16
+}
+
+func (e backend) addrPort() netip.AddrPort { return netip.AddrPortFrom(e.Addr, e.port) }
+
+// port makes the claims of one port, in both families.
+func (b *builder) port(key model.ServicePortKey, s model.ServicePort) {
+	all := b.backends(key, s)
+	for _, six := range []bool{false, true} {
+		of := slices.DeleteFunc(slices.Clone(all), func(e backend) bool { return e.Addr.Is6() != six })
+		b.family(key, s, of, six)
+	}
+	if s.ExternalLocal && s.HealthCheckNodePort != 0 {
+		b.healthPort = s.HealthCheckNodePort
+		for _, e := range all {
+			if e.Node == b.base.Node && e.Ready {
+				b.local++
+			}
+		}
+	}
+}
+
+// backends are the endpoints that have the port, of all slices.
+func (b *builder) backends(key model.ServicePortKey, s model.ServicePort) []backend {
+	var out []backend
+	for _, slice := range b.slices {
+		for _, p := range slice.Ports {
+			if p.Name != key.Port || p.Protocol != s.Protocol || p.Port == 0 {
+				continue
+			}
+			for _, e := range slice.Endpoints {
+				out = append(out, backend{e, p.Port})
+			}
+		}
+	}
+	// An endpoint may stand in two slices for a moment; the readier one counts.
+	slices.SortFunc(out, func(x, y backend) int {
+		return cmp.Or(x.Addr.Compare(y.Addr), cmp.Compare(x.port, y.port), cmp.Compare(readiness(y), readiness(x)))
+	})
+	return slices.CompactFunc(out, func(x, y backend) bool { return x.Addr == y.Addr && x.port == y.port })
+}
+
+func readiness(e backend) int {
+	switch {
+	case e.Ready:
+		return 2
+	case e.Serving:
+		return 1
+	}
+	return 0
+}
+
+// family makes the claims of one port in one family.
+func (b *builder) family(key model.ServicePortKey, s model.ServicePort, all []backend, six bool) {
+	cluster := usable(b.near(all))
+	local := usable(onNode(all, b.base.Node))
+	everybody := b.front(key, s, cluster, Reject)
+	none := Drop // others have some
+	if len(cluster) == 0 {
+		none = Reject
+	}
+	here := b.front(key, s, local, none)
+
+	inside := everybody
+	if s.InternalLocal {
+		inside = here
+	}
+	clusterIP := s.ClusterIPs.V4
+	if six {
+		clusterIP = s.ClusterIPs.V6
+	}
+	given := rank{created: s.CreatedUnix}
+	at := func(addr netip.Addr, port uint16) FrontKey {
+		return FrontKey{Addr: addr, Protocol: s.Protocol, Port: port}
+	}
+	if clusterIP.IsValid() {
+		b.add(at(clusterIP, s.Port), claim{key, inside, given})
+	}
+	// From inside the cluster an external address leads to all backends, whatever
+	// the external policy says (KEP-1669): going out and in again could do no better.
+	outside := func(k FrontKey, ranges string, r rank) {
+		b.add(k, claim{key, limited(everybody, ranges, six), r})
+		if s.ExternalLocal {
+			k.Outside = true
+			b.add(k, claim{key, limited(here, ranges, six), r})
+		}
+	}
+	if s.NodePort != 0 {
+		for _, a := range b.base.NodeAddrs {
+			if a.Is6() == six {
+				outside(at(a, s.NodePort), "", given)
+			}
+		}
+	}
+	seen := map[netip.Addr]bool{clusterIP: true}
+	for i, list := range []string{s.LoadBalancerIPs, s.ExternalIPs} {
+		for _, a := range addrs(list) {
+			if a.Is6() != six || seen[a] || !b.allowed(key, a) {
+				continue
+			}
+			seen[a] = true
+			ranges := s.SourceRanges
+			if i == 1 {
+				ranges = ""
+			}
+			outside(at(a, s.Port), ranges, rank{external: true, created: s.CreatedUnix})
+		}
+	}
+}
+
+// allowed refuses external addresses that belong to somebody else.
+func (b *builder) allowed(key model.ServicePortKey, a netip.Addr) bool {
+	refuse := func(format string, args ...any) bool {
+		b.lines = append(b.lines, line(key, fmt.Sprintf(format, args...), "take it out of the Service's externalIPs, or let the load balancer assign another one"))
+		return false
+	}
+	if a.IsLoopback() || a.IsMulticast() || a.IsUnspecified() || a.IsLinkLocalUnicast() {
+		return refuse("external address %v can't be reached from outside", a)
+	}
+	if len(b.base.External) > 0 {
+		if !slices.ContainsFunc(b.base.External, func(p netip.Prefix) bool { return p.Contains(a) }) {
+			return refuse("external address %v is refused: it is not in services.externalCIDRs", a)
+		}
+		return true // somebody has thought of it
+	}
+	for _, p := range b.base.Ours {
+		if p.Contains(a) {
+			return refuse("external address %v is refused: it lies in %v, which nodes, pods or Services use", a, p)
+		}
+	}
+	return true
+}
+
+// front gives all of list the same share.
+func (b *builder) front(key model.ServicePortKey, s model.ServicePort, list []backend, none Verdict) Front {
+	if len(list) == 0 {
+		return Front{Verdict: none}
+	}
+	equal := make([]Backend, 0, len(list))
+	for _, e := range list {
+		equal = append(equal, Backend{e.addrPort(), 1})
+	}
+	slots, even := Spread(equal)
+	if !even {
+		b.lines = append(b.lines, line(key, fmt.Sprintf("%d backends are too many for even shares", len(list)), "split the Service"))
+	}
+	return Front{Slots: slots, AffinitySeconds: s.AffinitySeconds}
+}
+
+// limited is f for clients in ranges only, as far as they are of the family; of
+// those that overlap the widest counts.
+func limited(f Front, ranges string, six bool) Front {
+	if ranges == "" {
+		return f
+	}
+	var kept []netip.Prefix
+	var texts []string
+	for _, text := range strings.Fields(ranges) { // sorted: a wider one comes first
+		p, err := netip.ParsePrefix(text)
+		if err == nil && p.Addr().Is6() == six && !slices.ContainsFunc(kept, p.Overlaps) {
+			kept, texts = append(kept, p), append(texts, text)
+		}
+	}
+	if len(kept) == 0 {
+		return Front{Verdict: Drop} // nobody of this family
+	}
+	f.Ranges = strings.Join(texts, " ")
+	return f
+}
+
+// usable are the ready ones, or those that still serve while they terminate if
+// there is no other (KEP-1669).
+func usable(list []backend) []backend {
+	ready := slices.DeleteFunc(slices.Clone(list), func(e backend) bool { return !e.Ready })
+	if len(ready) > 0 {
+		return ready
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(e backend) bool { return !e.Serving || !e.Terminating })
+}
+
+func onNode(list []backend, node string) []backend {
+	return slices.DeleteFunc(slices.Clone(list), func(e backend) bool { return e.Node != node || node == "" })
+}
+
+// near follows hints: to backends meant for this node, else for this zone. They
+// count only if every ready backend has them and one is meant for us, so that
+// hints that are being changed lose nobody (KEP-2433, KEP-4444, KEP-3015).
+func (b *builder) near(all []backend) []backend {
+	for _, kind := range []struct {
+		us    string
+		hints func(backend) string
+	}{
+		{b.base.Node, func(e backend) string { return e.ForNodes }},
+		{b.base.Zone, func(e backend) string { return e.ForZones }},
+	} {
+		var out []backend
+		whole := kind.us != ""
+		for _, e := range all {
+			hints := strings.Split(kind.hints(e), ",")
+			switch {
+			case !e.Ready:
+			case hints[0] == "":
+				whole = false
+			case slices.Contains(hints, kind.us):
+				out = append(out, e)
+			}
+		}
+		if whole && len(out) > 0 {
+			return out
+		}
+	}
+	return all
+}

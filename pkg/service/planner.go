@@ -1,0 +1,254 @@
+package service
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/clustermesh/clustermesh/pkg/model"
+	"github.com/clustermesh/clustermesh/pkg/status"
+	"github.com/clustermesh/clustermesh/pkg/wire"
+)
+
+// ref names a Service.
+type ref struct{ namespace, name string }
+
+// claim is a front that a port of a Service wants.
+type claim struct {
+	owner model.ServicePortKey
+	front Front
+	rank  rank
+}
+
+// Planner keeps a Plan up to date with rows. Only what depends on changed rows
+// is computed anew; the result is what a new Planner would say of all rows. It
+// is not safe for concurrent use.
+type Planner struct {
+	base   Base
+	ports  map[model.ServicePortKey]model.ServicePort
+	slices map[model.SliceKey]string
+
+	byService map[ref]*members
+	serviceOf map[model.SliceKey]ref
+	claims    map[FrontKey][]claim // never empty
+	dirty     map[ref]bool
+
+	plan    *Plan
+	trouble map[ref][]status.Line
+	health  map[ref]healthPort
+
+	datagrams uint64
+}
+
+// members are the rows of one Service.
+type members struct {
+	ports  map[string]bool
+	slices map[model.SliceKey]bool
+	fronts []FrontKey // that it claims
+}
+
+type healthPort struct {
+	port  uint16
+	local int
+}
+
+// NewPlanner returns a planner that knows no rows.
+func NewPlanner() *Planner {
+	return &Planner{
+		ports: map[model.ServicePortKey]model.ServicePort{}, slices: map[model.SliceKey]string{},
+		byService: map[ref]*members{}, serviceOf: map[model.SliceKey]ref{}, claims: map[FrontKey][]claim{}, dirty: map[ref]bool{},
+		plan: &Plan{Fronts: map[FrontKey]Front{{}: {}}}, trouble: map[ref][]status.Line{}, health: map[ref]healthPort{},
+	}
+}
+
+// SetBase sets what node and configuration fix.
+func (p *Planner) SetBase(b Base) {
+	if p.base.Node == b.Node && p.base.Zone == b.Zone && slices.Equal(p.base.NodeAddrs, b.NodeAddrs) &&
+		slices.Equal(p.base.Ours, b.Ours) && slices.Equal(p.base.External, b.External) {
+		return
+	}
+	p.base = b
+	for r := range p.byService {
+		p.dirty[r] = true
+	}
+}
+
+// SetPorts takes in changed and deleted ports of Services.
+func (p *Planner) SetPorts(set map[model.ServicePortKey]model.ServicePort, del []model.ServicePortKey) {
+	for k, v := range set {
+		r := ref{k.Namespace, k.Name}
+		p.ports[k] = v
+		p.of(r).ports[k.Port] = true
+		p.dirty[r] = true
+	}
+	for _, k := range del {
+		r := ref{k.Namespace, k.Name}
+		delete(p.ports, k)
+		delete(p.of(r).ports, k.Port)
+		p.dirty[r] = true
+	}
+}
+
+// SetSlices takes in changed and deleted EndpointSlices.
+func (p *Planner) SetSlices(set map[model.SliceKey]string, del []model.SliceKey) {
+	for k, v := range set {
+		p.forget(k)
+		s, err := wire.DecodeSlice([]byte(v))
+		if err != nil {
+			continue // our own encoding: can't be
+		}
+		r := ref{k.Namespace, s.Service}
+		p.slices[k], p.serviceOf[k] = v, r
+		p.of(r).slices[k] = true
+		p.dirty[r] = true
+	}
+	for _, k := range del {
+		p.forget(k)
+	}
+}
+
+func (p *Planner) forget(k model.SliceKey) {
+	if r, known := p.serviceOf[k]; known {
+		delete(p.of(r).slices, k)
+		p.dirty[r] = true
+	}
+	delete(p.slices, k)
+	delete(p.serviceOf, k)
+}
+
+func (p *Planner) of(r ref) *members {
+	m := p.byService[r]
+	if m == nil {
+		m = &members{ports: map[string]bool{}, slices: map[model.SliceKey]bool{}}
+		p.byService[r] = m
+	}
+	return m
+}
+
+// Plan returns the plan of all rows so far. It is never changed later.
+func (p *Planner) Plan() *Plan {
+	if len(p.dirty) == 0 && p.plan != nil && p.plan.Health != nil {
+		return p.plan
+	}
+	next := &Plan{Fronts: maps.Clone(p.plan.Fronts)}
+	touched := map[FrontKey]bool{}
+	for r := range p.dirty {
+		p.replan(r, touched)
+	}
+	p.dirty = map[ref]bool{}
+	for k := range touched {
+		old, was := next.Fronts[k]
+		if list := p.claims[k]; len(list) > 0 {
+			next.Fronts[k] = list[0].front
+		} else {
+			delete(next.Fronts, k)
+		}
+		if now, is := next.Fronts[k]; k.Protocol == udp && (is != was || now != old) {
+			p.datagrams++
+		}
+	}
+	next.Health = map[uint16]Health{}
+	for r, h := range p.health {
+		// Kubernetes gives a port out once; while it moves, the smaller name has it.
+		mine := Health{r.namespace, r.name, h.local}
+		if other, taken := next.Health[h.port]; !taken || mine.Namespace+"/"+mine.Name < other.Namespace+"/"+other.Name {
+			next.Health[h.port] = mine
+		}
+	}
+	next.Lines = p.lines()
+	p.plan = next
+	return next
+}
+
+const udp = 17
+
+// Datagrams counts the changes of UDP fronts so far: after one of them, flows
+// that the kernel remembers may lead to where no backend is any more.
+func (p *Planner) Datagrams() uint64 { return p.datagrams }
+
+// replan replaces all claims of a Service.
+func (p *Planner) replan(r ref, touched map[FrontKey]bool) {
+	m := p.of(r)
+	for _, k := range m.fronts {
+		touched[k] = true
+		p.claims[k] = slices.DeleteFunc(p.claims[k], func(c claim) bool { return ref{c.owner.Namespace, c.owner.Name} == r })
+		if len(p.claims[k]) == 0 {
+			delete(p.claims, k)
+		}
+	}
+	m.fronts = nil
+	delete(p.trouble, r)
+	delete(p.health, r)
+	if len(m.ports) == 0 {
+		if len(m.slices) == 0 {
+			delete(p.byService, r)
+		}
+		return
+	}
+	b := p.builder(r)
+	b.add = func(k FrontKey, c claim) {
+		touched[k] = true
+		m.fronts = append(m.fronts, k)
+		i, _ := slices.BinarySearchFunc(p.claims[k], c, compareClaims)
+		p.claims[k] = slices.Insert(p.claims[k], i, c)
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.ports)) {
+		key := model.ServicePortKey{Namespace: r.namespace, Name: r.name, Port: name}
+		b.port(key, p.ports[key])
+	}
+	if b.healthPort != 0 {
+		p.health[r] = healthPort{b.healthPort, b.local}
+	}
+	if len(b.lines) > 0 {
+		p.trouble[r] = b.lines
+	}
+}
+
+// builder returns the builder of a Service's claims, with its slices decoded.
+func (p *Planner) builder(r ref) *builder {
+	b := &builder{base: &p.base}
+	for k := range p.of(r).slices {
+		if s, err := wire.DecodeSlice([]byte(p.slices[k])); err == nil {
+			b.slices = append(b.slices, s)
+		}
+	}
+	return b
+}
+
+// lines are what can't be done: by Service, and which claims lost.
+func (p *Planner) lines() []status.Line {
+	var out []status.Line
+	for _, lines := range p.trouble {
+		out = append(out, lines...)
+	}
+	for k, list := range p.claims {
+		for _, c := range list[1:] {
+			if c.owner.Service() == list[0].owner.Service() {
+				continue
+			}
+			out = append(out, line(c.owner, fmt.Sprintf("%v belongs to service %s; this one is not served there", k, list[0].owner),
+				"give the two Services different addresses or ports"))
+		}
+	}
+	slices.SortFunc(out, func(a, b status.Line) int {
+		return strings.Compare(a.Object+"\x00"+a.Message, b.Object+"\x00"+b.Message)
+	})
+	return slices.CompactFunc(out, func(a, b status.Line) bool { return a.Object == b.Object })
+}
+
+func line(k model.ServicePortKey, message, remedy string) status.Line {
+	return status.Line{Key: status.Key{Component: "services", Object: k.String()}, Level: status.Degraded, Message: message, Remedy: remedy}
+}
+
+// addrs reads a list of a row.
+func addrs(list string) []netip.Addr {
+	var out []netip.Addr
+	for _, text := range strings.Fields(list) {
+		if a, err := netip.ParseAddr(text); err == nil {
+			out = append(out, a)
+		}
+	}
+	return out
+}

@@ -1,0 +1,380 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/clustermesh/clustermesh/test/fixture"
+	"github.com/clustermesh/clustermesh/test/lab"
+)
+
+// TestServices: a cluster without kube-proxy. Clients are its pods, its nodes,
+// and a node of another cluster, which is not connected, as the outside.
+func TestServices(t *testing.T) {
+	m := up(t, fixture.Config{Config: lab.Config{Name: "e2esvc", Clusters: []lab.ClusterConfig{
+		{Name: "west", Nodes: 2}, {Name: "east", Nodes: 1},
+	}}})
+	must(t, m.InstallAll(t.Context()))
+	s := &serviceSuite{m: m}
+	pods, err := m.Probes(t.Context())
+	must(t, err)
+	hosts, err := m.HostProbes(t.Context())
+	must(t, err)
+	s.a, s.b, s.hostA, s.hostB, s.outside = pods[0], pods[1], hosts[0], hosts[1], hosts[2]
+	west, err := m.Cluster("west")
+	must(t, err)
+	s.west = west
+	for _, tt := range []struct {
+		name string
+		run  func(*testing.T)
+	}{
+		{"cluster IP", s.clusterIP},
+		{"node port", s.nodePort},
+		{"external addresses", s.external},
+		{"load balancer, policy local", s.policyLocal},
+		{"nobody there", s.nobody},
+		{"affinity", s.affinity},
+		{"agent killed under load", s.killAgent},
+		{"rules flushed", s.flush},
+		{"backend dies", s.backendDies},
+		{"kube-proxy kept", s.keep},
+	} {
+		t.Run(tt.name, tt.run)
+	}
+}
+
+type serviceSuite struct {
+	m            *fixture.Mesh
+	west         *lab.Cluster
+	a, b         fixture.Pod // one on each node of west
+	hostA, hostB fixture.Pod // in the nodes' own network
+	outside      fixture.Pod // on a node that is not of west
+}
+
+// service makes a Service of west from the lines of its spec, and returns it
+// once it has its addresses.
+func (s *serviceSuite) service(t *testing.T, name string, spec ...string) (svc struct {
+	Spec struct {
+		ClusterIPs          []netip.Addr
+		HealthCheckNodePort int
+		Ports               []struct {
+			Name     string
+			NodePort int
+		}
+	}
+}) {
+	t.Helper()
+	must(t, s.west.Apply(t.Context(), "apiVersion: v1\nkind: Service\nmetadata: {name: "+name+"}\nspec:\n  ipFamilyPolicy: RequireDualStack\n"+
+		"  ports: [{name: http, port: 80, targetPort: http}, {name: echo, port: 81, protocol: UDP, targetPort: 8081}]\n  "+strings.Join(spec, "\n  ")+"\n"))
+	out, err := s.west.Kubectl(t.Context(), "get", "service", name, "-o", "json")
+	must(t, err)
+	must(t, json.Unmarshal([]byte(out), &svc))
+	return svc
+}
+
+// want is what a tally must show: these pods answered, each at least a fifth of
+// its share of the time, and saw one of these sources.
+type want struct {
+	pods    []fixture.Pod
+	sources []netip.Addr
+}
+
+const tries = 30
+
+// check makes connections and compares, until it fits: a change takes a moment.
+func (s *serviceSuite) check(t *testing.T, from fixture.Pod, to string, w want, args ...string) {
+	t.Helper()
+	err := fixture.Eventually(t.Context(), 15*time.Second, func() error {
+		got, err := s.m.Tally(t.Context(), from, to, append([]string{"--count", strconv.Itoa(tries)}, args...)...)
+		if err != nil {
+			return err
+		}
+		if len(got.Errors) > 0 || len(got.Pods) != len(w.pods) {
+			return fmt.Errorf("%+v", got)
+		}
+		for _, p := range w.pods {
+			if got.Pods[p.Name] < tries/len(w.pods)/5 {
+				return fmt.Errorf("%s answered %d of %d times", p, got.Pods[p.Name], tries)
+			}
+		}
+		allowed := map[string]bool{}
+		for _, a := range w.sources {
+			allowed[a.String()] = true
+		}
+		for source := range got.Sources {
+			if a, err := netip.ParseAddr(source); err == nil && !allowed[a.Unmap().String()] {
+				return fmt.Errorf("a backend saw %v, want one of %v", source, w.sources)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Errorf("from %s to %s %v: %v", from, to, args, err)
+	}
+}
+
+// both checks HTTP on one port and UDP on another of an address.
+func (s *serviceSuite) both(t *testing.T, from fixture.Pod, addr netip.Addr, http, echo int, w want) {
+	t.Helper()
+	s.check(t, from, net.JoinHostPort(addr.String(), strconv.Itoa(http)), w)
+	s.check(t, from, net.JoinHostPort(addr.String(), strconv.Itoa(echo)), w, "--udp")
+}
+
+// fails checks that every connection fails for one reason.
+func (s *serviceSuite) fails(t *testing.T, from fixture.Pod, to, why string, args ...string) {
+	t.Helper()
+	err := fixture.Eventually(t.Context(), 15*time.Second, func() error {
+		got, err := s.m.Tally(t.Context(), from, to, append([]string{"--count", "3", "--timeout", "500ms"}, args...)...)
+		if err == nil && got.Errors[why] != 3 {
+			err = fmt.Errorf("%+v, want %s", got, why)
+		}
+		return err
+	})
+	if err != nil {
+		t.Errorf("from %s to %s %v: %v", from, to, args, err)
+	}
+}
+
+// node is every address that the node of a pod may show: its own, and those of
+// its end of the tunnel.
+func (s *serviceSuite) node(t *testing.T, p fixture.Pod) []netip.Addr {
+	t.Helper()
+	n := node(t, s.m, p.Node)
+	var out []netip.Addr
+	for _, text := range strings.Fields(sh(t, n, "ip -o addr show | awk '{print $4}'")) {
+		if prefix, err := netip.ParsePrefix(text); err == nil {
+			out = append(out, prefix.Addr())
+		}
+	}
+	return out
+}
+
+func (s *serviceSuite) clusterIP(t *testing.T) {
+	svc := s.service(t, "web", "selector: {app: probe}")
+	all := []fixture.Pod{s.a, s.b}
+	for i, vip := range svc.Spec.ClusterIPs {
+		own := func(p fixture.Pod) netip.Addr { return p.IPs.All()[i] }
+		// A pod that is sent to itself shows its node's address, else its own.
+		s.both(t, s.a, vip, 80, 81, want{all, append(s.node(t, s.a), own(s.a))})
+		s.both(t, s.hostA, vip, 80, 81, want{all, s.node(t, s.hostA)})
+	}
+	one := s.service(t, "one", "selector: {app: probe}", "internalTrafficPolicy: Local")
+	for _, vip := range one.Spec.ClusterIPs {
+		s.both(t, s.hostB, vip, 80, 81, want{[]fixture.Pod{s.b}, s.node(t, s.hostB)})
+	}
+}
+
+func (s *serviceSuite) nodePort(t *testing.T) {
+	svc := s.service(t, "web", "selector: {app: probe}", "type: NodePort")
+	http, echo := svc.Spec.Ports[0].NodePort, svc.Spec.Ports[1].NodePort
+	all := []fixture.Pod{s.a, s.b}
+	for _, at := range []fixture.Pod{s.hostA, s.hostB} {
+		for i, addr := range at.IPs.All() {
+			s.both(t, s.outside, addr, http, echo, want{all, append(s.node(t, at), s.outside.IPs.All()[i])})
+			s.both(t, s.a, addr, http, echo, want{all, append(append(s.node(t, s.a), s.node(t, at)...), s.a.IPs.All()[i])})
+			s.both(t, s.hostA, addr, http, echo, want{all, append(s.node(t, s.hostA), s.node(t, at)...)})
+		}
+	}
+}
+
+// via routes an address to a node of west from the outside.
+func (s *serviceSuite) via(t *testing.T, addr string, at fixture.Pod) {
+	t.Helper()
+	sh(t, node(t, s.m, s.outside.Node), "ip route replace "+addr+" via "+at.IPs.V4.String())
+}
+
+func (s *serviceSuite) external(t *testing.T) {
+	s.service(t, "external", "selector: {app: probe}", "externalIPs: [198.51.100.8]")
+	s.via(t, "198.51.100.8", s.hostA)
+	all := []fixture.Pod{s.a, s.b}
+	s.both(t, s.outside, netip.MustParseAddr("198.51.100.8"), 80, 81, want{all, append(s.node(t, s.hostA), s.outside.IPs.V4)})
+	s.both(t, s.b, netip.MustParseAddr("198.51.100.8"), 80, 81, want{all, append(s.node(t, s.b), s.b.IPs.V4)})
+	// One that belongs to a node is refused, and the node says so.
+	s.service(t, "thief", "selector: {app: probe}", "externalIPs: ["+s.hostB.IPs.V4.String()+"]")
+	eventually(t, 15*time.Second, func() error {
+		out, err := s.m.CLI(t.Context(), "status", "--context", "west", "-o", "json")
+		if !strings.Contains(out, "external address "+s.hostB.IPs.V4.String()+" is refused") {
+			return fmt.Errorf("status says nothing of it (%v)", err)
+		}
+		return nil
+	})
+	s.fails(t, s.outside, net.JoinHostPort(s.hostB.IPs.V4.String(), "80"), "refused")
+	_, err := s.west.Kubectl(t.Context(), "delete", "service", "thief")
+	must(t, err)
+}
+
+func (s *serviceSuite) policyLocal(t *testing.T) {
+	svc := s.service(t, "lb", "selector: {app: probe}", "type: LoadBalancer", "externalTrafficPolicy: Local", "loadBalancerSourceRanges: ["+s.outside.IPs.V4.String()+"/32]")
+	_, err := s.west.Kubectl(t.Context(), "patch", "service", "lb", "--subresource=status", "--type=merge", "-p", `{"status":{"loadBalancer":{"ingress":[{"ip":"198.51.100.9"}]}}}`)
+	must(t, err)
+	vip := netip.MustParseAddr("198.51.100.9")
+	for _, at := range []struct{ host, pod fixture.Pod }{{s.hostA, s.a}, {s.hostB, s.b}} {
+		s.via(t, "198.51.100.9", at.host)
+		s.both(t, s.outside, vip, 80, 81, want{[]fixture.Pod{at.pod}, []netip.Addr{s.outside.IPs.V4}}) // as itself
+		answer := sh(t, node(t, s.m, at.host.Node), fmt.Sprintf("bash -c \"exec 3<>/dev/tcp/127.0.0.1/%d; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3\"", svc.Spec.HealthCheckNodePort))
+		if !strings.Contains(answer, " 200 ") || !strings.Contains(answer, `"localEndpoints":1`) {
+			t.Errorf("health of %s: %s", at.host.Node, answer)
+		}
+	}
+	_, err = s.west.Kubectl(t.Context(), "patch", "service", "lb", "--type=merge", "-p", `{"spec":{"loadBalancerSourceRanges":["203.0.113.0/24"]}}`)
+	must(t, err)
+	s.fails(t, s.outside, "198.51.100.9:80", "timeout")
+}
+
+func (s *serviceSuite) nobody(t *testing.T) {
+	svc := s.service(t, "nobody", "selector: {app: nobody}", "type: NodePort")
+	for _, vip := range svc.Spec.ClusterIPs {
+		for _, from := range []fixture.Pod{s.a, s.hostA} {
+			s.fails(t, from, net.JoinHostPort(vip.String(), "80"), "refused")
+			why := "refused"
+			if from == s.hostA {
+				why = "not permitted" // what the kernel says to a socket whose own packet is rejected
+			}
+			s.fails(t, from, net.JoinHostPort(vip.String(), "81"), why, "--udp")
+			s.fails(t, from, net.JoinHostPort(vip.String(), "9999"), "refused") // no such port
+		}
+	}
+	s.fails(t, s.outside, net.JoinHostPort(s.hostA.IPs.V4.String(), strconv.Itoa(svc.Spec.Ports[0].NodePort)), "refused")
+}
+
+func (s *serviceSuite) affinity(t *testing.T) {
+	svc := s.service(t, "sticky", "selector: {app: probe}", "sessionAffinity: ClientIP", "sessionAffinityConfig: {clientIP: {timeoutSeconds: 3}}")
+	for _, vip := range svc.Spec.ClusterIPs {
+		to := net.JoinHostPort(vip.String(), "80")
+		first := map[string]bool{}
+		for range 12 { // times out in between, and then goes to another one sooner or later
+			got, err := s.m.Tally(t.Context(), s.hostA, to, "--count", "10")
+			must(t, err)
+			if len(got.Errors) > 0 || len(got.Pods) != 1 {
+				t.Fatalf("%s: %+v; want ten answers of one pod", to, got)
+			}
+			for pod := range got.Pods {
+				first[pod] = true
+			}
+			if len(first) == 2 {
+				break
+			}
+			time.Sleep(3500 * time.Millisecond)
+		}
+		if len(first) != 2 {
+			t.Errorf("%s: always %v, also after the timeout", to, first)
+		}
+	}
+}
+
+// killAgent: connections go on being made while the agent is away, and what
+// changed meanwhile counts soon after its return.
+func (s *serviceSuite) killAgent(t *testing.T) {
+	svc := s.service(t, "web", "selector: {app: probe}")
+	to := net.JoinHostPort(svc.Spec.ClusterIPs[0].String(), "80")
+	flows := startFlows(t, s.m, [][2]fixture.Pod{{s.a, s.b}})
+	result := make(chan error, 1)
+	go func() {
+		got, err := s.m.Tally(t.Context(), s.a, to, "--count", "400", "--interval", "20ms")
+		if err == nil && (len(got.Errors) > 0 || len(got.Pods) != 2) {
+			err = fmt.Errorf("%+v", got)
+		}
+		result <- err
+	}()
+	n := node(t, s.m, s.a.Node)
+	must(t, n.Kill(t.Context(), "clustermesh-agent"))
+	late := s.service(t, "late", "selector: {app: probe}")
+	eventually(t, time.Minute, func() error {
+		got, err := s.m.Tally(t.Context(), s.a, net.JoinHostPort(late.Spec.ClusterIPs[0].String(), "80"), "--count", "4")
+		if err == nil && len(got.Errors) > 0 {
+			err = fmt.Errorf("%+v", got)
+		}
+		return err
+	})
+	if err := <-result; err != nil {
+		t.Errorf("connections while the agent was away: %v", err)
+	}
+	flows.check(t)
+}
+
+func (s *serviceSuite) flush(t *testing.T) {
+	svc := s.service(t, "web", "selector: {app: probe}")
+	sh(t, node(t, s.m, s.a.Node), "nft flush ruleset")
+	for _, vip := range svc.Spec.ClusterIPs {
+		s.both(t, s.hostA, vip, 80, 81, want{[]fixture.Pod{s.a, s.b}, s.node(t, s.hostA)})
+	}
+}
+
+// backendDies: a UDP client that never stops sending, from one port, is moved to
+// the backend that is left.
+func (s *serviceSuite) backendDies(t *testing.T) {
+	svc := s.service(t, "web", "selector: {app: probe}")
+	to := net.JoinHostPort(svc.Spec.ClusterIPs[0].String(), "81")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	type outcome struct {
+		r   flowResult
+		err error
+	}
+	results := make(chan outcome, 4)
+	for range cap(results) { // so many that one of them has the backend that dies
+		go func() {
+			out, err := s.m.Exec(ctx, s.hostA, "/bin/labtool", "flow", "--udp", "--to", to, "--interval", "50ms", "--duration", "12s")
+			var r flowResult
+			if err == nil {
+				err = json.Unmarshal([]byte(out), &r)
+			}
+			results <- outcome{r, err}
+		}()
+	}
+	time.Sleep(2 * time.Second)
+	_, err := s.west.Kubectl(t.Context(), "label", "pod", s.b.Name, "app-", "--overwrite") // no backend any more, though it answers
+	must(t, err)
+	n := node(t, s.m, s.a.Node)
+	eventually(t, 10*time.Second, func() error {
+		flows := sh(t, n, "conntrack -L -p udp --orig-dst "+svc.Spec.ClusterIPs[0].String()+" 2>/dev/null | grep -c 'src="+s.b.IPs.V4.String()+"' || true")
+		if flows != "0" {
+			return fmt.Errorf("%s flows lead to the backend that is gone", flows)
+		}
+		return nil
+	})
+	for range cap(results) {
+		o := <-results
+		if o.err != nil || o.r.Lost > 40 || o.r.Sent < 100 {
+			t.Errorf("%+v, %v; want at most two seconds lost of twelve", o.r, o.err)
+		}
+	}
+	pods, err := s.m.WaitPods(t.Context(), s.west, "probe", 2, time.Minute) // the DaemonSet made another one
+	must(t, err)
+	s.a, s.b = pods[0], pods[1]
+}
+
+// keep: kube-proxy is asked for, and nothing of ours is left in its way; then ours
+// again.
+func (s *serviceSuite) keep(t *testing.T) {
+	n := node(t, s.m, s.a.Node)
+	_, err := s.m.CLI(t.Context(), "upgrade", "--context", "west", "--set", "services.kubeProxy=keep")
+	must(t, err)
+	eventually(t, 15*time.Second, func() error {
+		if left := sh(t, n, "nft list tables | grep services || true; ip route show table 7473 | grep "+serviceRange(s.west)+" || true"); left != "" {
+			return fmt.Errorf("left: %s", left)
+		}
+		return nil
+	})
+	_, err = s.m.CLI(t.Context(), "upgrade", "--context", "west", "--set", "services.kubeProxy=replace")
+	must(t, err)
+	svc := s.service(t, "web", "selector: {app: probe}")
+	s.both(t, s.hostA, svc.Spec.ClusterIPs[0], 80, 81, want{[]fixture.Pod{s.a, s.b}, s.node(t, s.hostA)})
+}
+
+// serviceRange is the IPv4 range of a cluster's Services.
+func serviceRange(c *lab.Cluster) string {
+	for _, p := range c.Config().ServiceCIDRs {
+		if p.Addr().Is4() {
+			return p.String()
+		}
+	}
+	return ""
+}
