@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -10,76 +12,97 @@ import (
 	"github.com/clustermesh/clustermesh/pkg/datapath/nft"
 	"github.com/clustermesh/clustermesh/pkg/datapath/nl"
 	"github.com/clustermesh/clustermesh/pkg/datapath/route"
+	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/plan"
 	"github.com/clustermesh/clustermesh/pkg/reconcile"
+	"github.com/clustermesh/clustermesh/pkg/state"
 )
 
-// runner is a reconcile.Loop without its types.
-type runner interface {
-	Run(context.Context) error
-	Sync(context.Context) error
-}
+// runner is a reconcile.Loop without its types. first waits for a pass in which
+// the rows did not fail that everything else stands on.
+type runner struct{ run, first func(context.Context) error }
 
 // loops are the kernel targets, each kept as the newest plan has it.
 type loops struct {
 	filter *nft.Target
-	order  []runner // filters before devices, devices before what refers to them
-	pods   []runner // those that a pod's wiring depends on
+	order  []runner                                 // filters before devices, devices before what refers to them
+	pods   []func(context.Context, model.Pod) error // each waits for the rows of a pod
 }
 
 func newLoops(w *world, opt reconcile.Options) *loops {
 	var space nl.Space
-	filter := nft.New(space)
-	nftLoop := loopOf(w, opt, "nft", filter, func(p *plan.Plan) map[plan.FilterKey]plan.FilterRow { return p.Filter })
-	sysctls := loopOf(w, opt, "sysctls", link.NewSysctls(space), func(p *plan.Plan) map[string]string { return p.Sysctls })
-	tunnels := loopOf(w, opt, "tunnel", link.NewTunnels(space), func(p *plan.Plan) map[string]plan.Tunnel { return p.Tunnels })
-	neighbours := loopOf(w, opt, "neighbours", route.NewNeighbours(space), func(p *plan.Plan) map[plan.NeighbourKey]plan.Neighbour { return p.Neighbours })
-	routes := loopOf(w, opt, "routes", route.NewRoutes(space), func(p *plan.Plan) map[plan.RouteKey]plan.Route { return p.Routes })
-	rules := loopOf(w, opt, "rules", route.NewRules(space), func(p *plan.Plan) map[plan.RuleKey]plan.Rule { return p.Rules })
-	return &loops{
-		filter: filter,
-		order:  []runner{nftLoop, tunnels, sysctls, neighbours, routes, rules},
-		pods:   []runner{nftLoop, neighbours, routes},
+	l := &loops{filter: nft.New(space)}
+	filters := loopOf(w, opt, "nft", l.filter, w.out.filter, plan.Unreported.Filter)
+	tunnels := loopOf(w, opt, "tunnel", link.NewTunnels(space), w.out.tunnels, always[string])
+	sysctls := loopOf(w, opt, "sysctls", link.NewSysctls(space), w.out.sysctls, always[string])
+	neighbours := loopOf(w, opt, "neighbours", route.NewNeighbours(space), w.out.neighbours, plan.Unreported.Neighbour)
+	routes := loopOf(w, opt, "routes", route.NewRoutes(space), w.out.routes, plan.Unreported.Route)
+	rules := loopOf(w, opt, "rules", route.NewRules(space), w.out.rules, always[plan.RuleKey])
+	l.order = []runner{
+		runnerOf(filters, func(k plan.FilterKey) bool { return k == plan.FilterKey{} }),
+		runnerOf(tunnels, none), runnerOf(sysctls, none), runnerOf(neighbours, none), runnerOf(routes, none),
+		runnerOf(rules, nil),
 	}
+	l.pods = []func(context.Context, model.Pod) error{
+		podRows(filters, func(k plan.FilterKey, pod model.Pod) bool { return k == plan.FilterKey{} || k.Dev == pod.HostIf }),
+		podRows(neighbours, func(k plan.NeighbourKey, pod model.Pod) bool { return k.Dev == pod.HostIf }),
+		podRows(routes, func(k plan.RouteKey, pod model.Pod) bool {
+			return k.Dst.IsSingleIP() && slices.Contains(pod.IPs.All(), k.Dst.Addr())
+		}),
+	}
+	return l
 }
 
-// loopOf is the loop of one target, which holds the part of the plan that rows picks.
-func loopOf[K, V comparable](w *world, opt reconcile.Options, name string, target reconcile.Target[K, V], rows func(*plan.Plan) map[K]V) runner {
-	wanted := func() (map[K]V, bool) {
-		p, complete := w.current()
-		if p == nil {
-			return nil, false
-		}
-		return rows(p), complete
+func always[K comparable](plan.Unreported, K) bool { return true }
+
+func none[K comparable](K) bool { return false }
+
+// loopOf is the loop of one target. spare says which rows that nobody wants may
+// go while peers are missing.
+func loopOf[K, V comparable](w *world, opt reconcile.Options, name string, target reconcile.Target[K, V], rows *state.Table[K, V],
+	spare func(plan.Unreported, K) bool) *reconcile.Loop[K, V] {
+	return reconcile.NewTableLoop(name, target, rows, orphans(w, spare), opt, w.grown.subscribe())
+}
+
+func runnerOf[K, V comparable](l *reconcile.Loop[K, V], first func(K) bool) runner {
+	return runner{run: l.Run, first: func(ctx context.Context) error { return l.SyncRows(ctx, first) }}
+}
+
+func podRows[K, V comparable](l *reconcile.Loop[K, V], mine func(K, model.Pod) bool) func(context.Context, model.Pod) error {
+	return func(ctx context.Context, pod model.Pod) error {
+		return l.SyncRows(ctx, func(k K) bool { return mine(k, pod) })
 	}
-	return reconcile.NewLoop(name, target, wanted, opt, w.change.subscribe())
 }
 
 // run runs all loops until ctx ends. Each waits for the one before it to have
-// had its first pass: filters stand before anything can be reached.
+// what the others stand on; without filters, above all, nothing is reachable.
 func (l *loops) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, r := range l.order {
-		g.Go(func() error { return r.Run(ctx) })
-		if err := r.Sync(ctx); err != nil && ctx.Err() != nil {
-			break
+		g.Go(func() error { return r.run(ctx) })
+		for ctx.Err() == nil && r.first(ctx) != nil { // it is retried and shown
+			pause(ctx, 100*time.Millisecond)
 		}
 	}
 	return g.Wait()
 }
 
-// sync waits until the targets that pods need hold the newest plan.
-func (l *loops) sync(ctx context.Context) error { return syncAll(ctx, l.pods) }
-
-// syncEverything does so for all targets.
-func (l *loops) syncEverything(ctx context.Context) error { return syncAll(ctx, l.order) }
-
-func syncAll(ctx context.Context, rs []runner) error {
-	errs := make([]error, len(rs))
+// syncPod waits until the targets hold the rows of a pod.
+func (l *loops) syncPod(ctx context.Context, pod model.Pod) error {
+	errs := make([]error, len(l.pods))
 	var g errgroup.Group
-	for i, r := range rs {
-		g.Go(func() error { errs[i] = r.Sync(ctx); return nil })
+	for i, sync := range l.pods {
+		g.Go(func() error { errs[i] = sync(ctx, pod); return nil })
 	}
 	_ = g.Wait() // the errors are in errs: all of them, not the first
+	return errors.Join(errs...)
+}
+
+// syncFirst waits until all targets have what everything else stands on.
+func (l *loops) syncFirst(ctx context.Context) error {
+	var errs []error
+	for _, r := range l.order {
+		errs = append(errs, r.first(ctx))
+	}
 	return errors.Join(errs...)
 }

@@ -63,7 +63,7 @@ func (a *agent) install() podnet.Install {
 }
 
 func (a *agent) firstPass(ctx context.Context) error {
-	if err := a.loops.syncEverything(ctx); err != nil {
+	if err := a.loops.syncFirst(ctx); err != nil {
 		return err
 	}
 	a.programmed.Store(true)

@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,12 +18,13 @@ import (
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/plan"
 	"github.com/clustermesh/clustermesh/pkg/podnet"
+	"github.com/clustermesh/clustermesh/pkg/reconcile"
 	"github.com/clustermesh/clustermesh/pkg/state"
 	"github.com/clustermesh/clustermesh/pkg/status"
 )
 
-// world turns the tables into a plan whenever one of them changes. The loops
-// read the newest plan; nobody computes one twice.
+// world turns the tables into a plan whenever one of them changes, and its rows
+// into tables that the loops follow; nobody computes a plan twice.
 type world struct {
 	log    *slog.Logger
 	board  *status.Board
@@ -32,16 +36,19 @@ type world struct {
 	cidrs  func(model.Prefixes)
 	wake   chan struct{}
 	first  chan struct{} // closed once there is a plan
-	change *fanout       // wakes the loops
+	grown  *fanout       // wakes the loops: rows that were spared may go
+	change *fanout       // wakes who wants to know of a new plan
+	out    outputs
 
 	computing sync.Mutex   // held over a whole computation
 	planner   plan.Planner // guarded by computing
 	lines     shown        // guarded by computing: what the last plan put on the board
 
 	mu       sync.Mutex
-	plan     *plan.Plan    // guarded by mu
-	complete bool          // guarded by mu; stays true: see publish
-	underlay plan.Underlay // guarded by mu
+	plan     *plan.Plan      // guarded by mu; its rows are the planner's
+	settled  bool            // guarded by mu; stays true: see publish
+	missing  plan.Unreported // guarded by mu: of peers
+	underlay plan.Underlay   // guarded by mu
 }
 
 func newWorld(a *agent) *world {
@@ -54,8 +61,40 @@ func newWorld(a *agent) *world {
 			Services: a.cfg.Services.KubeProxy == config.KubeProxyReplace, ServiceCIDRs: a.cfg.Cluster.ServiceCIDRs,
 		},
 		cidrs: func(p model.Prefixes) { a.pod.SetPodCIDRs(p) },
-		wake:  make(chan struct{}, 1), first: make(chan struct{}), change: &fanout{},
+		wake:  make(chan struct{}, 1), first: make(chan struct{}), grown: &fanout{}, change: &fanout{}, out: newOutputs(),
 	}
+}
+
+// outputs are the rows of the newest plan.
+type outputs struct {
+	routes     *state.Table[plan.RouteKey, plan.Route]
+	rules      *state.Table[plan.RuleKey, plan.Rule]
+	neighbours *state.Table[plan.NeighbourKey, plan.Neighbour]
+	tunnels    *state.Table[string, plan.Tunnel]
+	sysctls    *state.Table[string, string]
+	filter     *state.Table[plan.FilterKey, plan.FilterRow]
+}
+
+func newOutputs() outputs {
+	return outputs{state.New[plan.RouteKey, plan.Route](), state.New[plan.RuleKey, plan.Rule](), state.New[plan.NeighbourKey, plan.Neighbour](),
+		state.New[string, plan.Tunnel](), state.New[string, string](), state.New[plan.FilterKey, plan.FilterRow]()}
+}
+
+// put makes the rows those of p.
+func (o outputs) put(p *plan.Plan) {
+	const source = "plan"
+	if p.Patch == nil {
+		o.rules.Replace(source, p.Rules)
+		o.tunnels.Replace(source, p.Tunnels)
+		o.sysctls.Replace(source, p.Sysctls)
+		o.filter.Replace(source, maps.Clone(p.Filter)) // the planner changes its own
+		o.neighbours.Replace(source, maps.Clone(p.Neighbours))
+		o.routes.Replace(source, maps.Clone(p.Routes))
+		return
+	}
+	o.filter.Update(source, p.Patch.Filter.Set, p.Patch.Filter.Del)
+	o.neighbours.Update(source, p.Patch.Neighbours.Set, p.Patch.Neighbours.Del)
+	o.routes.Update(source, p.Patch.Routes.Set, p.Patch.Routes.Del)
 }
 
 // run recomputes the plan after every change until ctx ends.
@@ -70,7 +109,7 @@ func (w *world) run(ctx context.Context) error {
 		case <-mesh:
 		case <-w.wake:
 		}
-		w.refresh()
+		_ = w.refresh() // what is missing wakes us when it comes
 	}
 }
 
@@ -86,48 +125,77 @@ func (w *world) restore() error {
 // refresh computes a plan of the tables as they are now. There is none until
 // this node, its addresses and the mesh's prefixes are known: nothing touches
 // the kernel before that.
-func (w *world) refresh() {
+func (w *world) refresh() error {
 	w.computing.Lock()
 	defer w.computing.Unlock()
-	in, complete := w.input()
+	in, settled, missing := w.input()
 	local, known := in.Nodes[w.local]
-	if !known || len(in.Underlay.Addrs) == 0 || !w.mesh.known() {
-		return
+	switch {
+	case !known:
+		return errors.New("the Node object of this node is not known")
+	case len(in.Underlay.Addrs) == 0:
+		return errors.New("the addresses of this node are not known")
+	case !w.mesh.known():
+		return errors.New("the prefixes of the mesh are not known")
 	}
 	w.cidrs(local.PodCIDRs)
 	p := w.planner.Plan(in)
-	w.publish(p, complete)
+	w.publish(p, settled, missing)
+	w.lines.show(w.board, w.log, p.Lines)
 	w.change.wake()
+	return nil
 }
 
-func (w *world) input() (plan.Input, bool) {
-	in := w.base
+// input is the input of a plan, whether our own cluster and this node have been
+// learnt in full, and what peers are still missing.
+func (w *world) input() (in plan.Input, settled bool, missing plan.Unreported) {
+	in = w.base
 	peersListed := w.mesh.complete() // asked first: what it promises then holds for the tables below
-	nodes, nodesSynced := w.nodes.Snapshot()
+	sources := w.nodes.Sources()
+	nodes, _ := w.nodes.Snapshot()
 	pods, podsSynced := w.pods.Snapshot()
 	in.Nodes, in.Pods, in.Mesh = nodes, pods, w.mesh.byCluster()
+	for source, reported := range sources {
+		if name, peer := strings.CutPrefix(source, peerSource("")); peer && !reported {
+			missing = append(missing, in.Mesh[name]...)
+		}
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	in.Underlay = w.underlay
-	complete := w.complete || peersListed && nodesSynced && podsSynced
-	if complete {
+	settled = w.settled || peersListed && sources[kube.Source] && podsSynced
+	if settled && len(missing) == 0 {
 		in.Held = plan.Rules{}
 	}
-	return in, complete
+	return in, settled, missing
 }
 
 // publish makes p the plan. Once every source that was there at the start has
 // reported, all that the kernel holds is accounted for; a source that joins
 // later has no orphans there, so it does not hold up deletions again.
-func (w *world) publish(p *plan.Plan, complete bool) {
+func (w *world) publish(p *plan.Plan, settled bool, missing plan.Unreported) {
 	w.mu.Lock()
 	if w.plan == nil {
 		close(w.first)
 	}
-	w.plan = p
-	w.complete = complete
+	grown := settled && !w.settled || len(missing) < len(w.missing)
+	w.plan, w.settled, w.missing = p, settled, missing
 	w.mu.Unlock()
-	w.lines.show(w.board, w.log, p.Lines)
+	w.out.put(p)
+	if grown {
+		w.grown.wake()
+	}
+}
+
+// orphans tells in every pass of a loop which of its rows that nobody wants may
+// go: none before our own side is known, then those that spare lets go.
+func orphans[K comparable](w *world, spare func(plan.Unreported, K) bool) func() reconcile.Orphan[K] {
+	return func() reconcile.Orphan[K] {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		settled, missing := w.settled, w.missing
+		return func(k K) bool { return settled && spare(missing, k) }
+	}
 }
 
 // shown are the lines of a plan on the board. It is used by one goroutine at a time.
@@ -149,12 +217,12 @@ func (s *shown) show(board *status.Board, log *slog.Logger, lines []status.Line)
 	}
 }
 
-// current is the newest plan, nil before the first, and whether what it lacks
-// may be deleted.
+// current is the newest plan, nil before the first, and whether all of the mesh
+// has reported.
 func (w *world) current() (*plan.Plan, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.plan, w.complete
+	return w.plan, w.settled && len(w.missing) == 0
 }
 
 func (w *world) waitFirst(ctx context.Context) error {
@@ -234,10 +302,13 @@ func (w *world) currentUnderlay() plan.Underlay {
 	return w.underlay
 }
 
-// sync waits until the kernel holds what the tables say now.
-func (a *agent) sync(ctx context.Context) error {
-	a.world.refresh()
-	return a.loops.sync(ctx)
+// sync waits until the kernel holds what the tables say now of a pod. What is
+// wrong with others does not hold it up.
+func (a *agent) sync(ctx context.Context, pod model.Pod) error {
+	if err := a.world.refresh(); err != nil {
+		return err
+	}
+	return a.loops.syncPod(ctx, pod)
 }
 
 // podMTU is asked at every ADD: pod devices get the underlay's MTU, their

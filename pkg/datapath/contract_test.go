@@ -50,7 +50,7 @@ func shows[K, V comparable](t *testing.T, target reconcile.Target[K, V], want ma
 	}
 }
 
-func put[K, V comparable](t *testing.T, target reconcile.Target[K, V], set map[K]V, del []K) {
+func put[K, V comparable](t testing.TB, target reconcile.Target[K, V], set map[K]V, del []K) {
 	t.Helper()
 	for k, err := range target.Apply(t.Context(), set, del) {
 		t.Fatalf("apply %v: %v", k, err)

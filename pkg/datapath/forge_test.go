@@ -16,6 +16,7 @@ import (
 	"github.com/clustermesh/clustermesh/pkg/datapath/nl"
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/plan"
+	"github.com/vishvananda/netlink"
 )
 
 // frame is what a VXLAN packet carries: UDP from src to dst, port 9.
@@ -148,6 +149,8 @@ func TestDecapsulation(t *testing.T) {
 			vni.vni++
 			beyond4, beyond6 := good4, good6
 			beyond4.dst, beyond6.dst = netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("2001:db8:99::7")
+			host4, host6 := good4, good6 // the node's own addresses in the tunnel: for answers only
+			host4.dst, host6.dst = netip.MustParseAddr("10.2.5.1"), netip.MustParseAddr("fd00:2:0:5::1")
 			for _, c := range []struct {
 				name    string
 				from    nl.Space
@@ -163,6 +166,8 @@ func TestDecapsulation(t *testing.T) {
 				{"IPv6 source of another node", a.space, foreign6, b, "drop_decap_inner"},
 				{"IPv4 to something else than a pod here", a.space, beyond4, b, "drop_decap_target"},
 				{"IPv6 to something else than a pod here", a.space, beyond6, b, "drop_decap_target"},
+				{"IPv4 to the node itself", a.space, host4, b, "drop_decap_target"},
+				{"IPv6 to the node itself", a.space, host6, b, "drop_decap_target"},
 				{"another VNI", a.space, vni, b, "drop_decap_vni"},
 				{"IPv4 from a pod", evil.space, good4, a, "drop_pod_tunnel"},
 				{"IPv6 from a pod", evil.space, good6, a, "drop_pod_tunnel"},
@@ -187,6 +192,24 @@ func TestDecapsulation(t *testing.T) {
 					}
 				})
 			}
+			t.Run("from a pod to an address of a node that nobody knows", func(t *testing.T) {
+				unknown := netip.MustParsePrefix(family.outsider).Addr().Next()
+				before := a.counter(t, "drop_pod_tunnel")
+				sendUDP(t, evil.space, netip.AddrPortFrom(unknown, plan.DefaultVXLANPort), good4.bytes())
+				if !a.counted(t, "drop_pod_tunnel", before) {
+					t.Error("not counted")
+				}
+			})
+			t.Run("from outside as a pod of the node", func(t *testing.T) {
+				addr(t, outsider, "lo", "10.2.5.77/32")
+				ip(t, outsider, "route", "replace", "10.2.5.20/32", "dev", "eth0")
+				ip(t, outsider, "neigh", "replace", "10.2.5.20", "lladdr", macOf(t, b.space, "eth0"), "dev", "eth0")
+				before := b.counter(t, "drop_underlay_source")
+				udpFrom(outsider, "10.2.5.77", "10.2.5.20")(t)
+				if !b.counted(t, "drop_underlay_source", before) || received(t, inbox, 50*time.Millisecond) {
+					t.Error("not counted, or arrived")
+				}
+			})
 			t.Run("from a pod to its own node", func(t *testing.T) {
 				own := netip.AddrPortFrom(netip.MustParsePrefix(family.east).Addr(), plan.DefaultVXLANPort)
 				before := a.counter(t, "drop_decap_pod")
@@ -197,4 +220,10 @@ func TestDecapsulation(t *testing.T) {
 			})
 		})
 	}
+}
+
+func macOf(t testing.TB, s nl.Space, dev string) (mac string) {
+	t.Helper()
+	with(t, s, func(h *netlink.Handle) { mac = device(t, h, dev).Attrs().HardwareAddr.String() })
+	return mac
 }

@@ -61,9 +61,9 @@ func TestScale(t *testing.T) {
 		start := time.Now()
 		next := planner.Plan(in)
 		took["plan"] = append(took["plan"], time.Since(start))
-		took["neighbours"] = append(took["neighbours"], change(t, n.neighbours, p.Neighbours, next.Neighbours))
-		took["routes"] = append(took["routes"], change(t, n.routes, p.Routes, next.Routes))
-		took["nft"] = append(took["nft"], change(t, n.filter, p.Filter, next.Filter))
+		took["neighbours"] = append(took["neighbours"], change(t, n.neighbours, next.Patch.Neighbours))
+		took["routes"] = append(took["routes"], change(t, n.routes, next.Patch.Routes))
+		took["nft"] = append(took["nft"], change(t, n.filter, next.Patch.Filter))
 		p = next
 	}
 	t.Logf("40 changes: %v of CPU", cpu(t)-before)
@@ -111,12 +111,9 @@ func load[K, V comparable](t testing.TB, name string, target reconcile.Target[K,
 }
 
 // change applies what differs, and returns how long applying took.
-func change[K, V comparable](t testing.TB, target reconcile.Target[K, V], before, after map[K]V) time.Duration {
+func change[K, V comparable](t testing.TB, target reconcile.Target[K, V], c plan.Changes[K, V]) time.Duration {
 	t.Helper()
-	set, del := reconcile.Delta(before, after)
 	start := time.Now()
-	for k, err := range target.Apply(t.Context(), set, del) {
-		t.Fatalf("apply %v: %v", k, err)
-	}
+	put(t, target, c.Set, c.Del)
 	return time.Since(start)
 }

@@ -16,22 +16,22 @@ const (
 	minMTUIPv6 = 1280 // RFC 8200, section 5
 )
 
-// PodMTU is the MTU of pod interfaces in bytes: as configured, else what the
-// underlay leaves after the backend's overhead. It does not depend on who is in
+// PodMTU is the MTU of pod interfaces in bytes: what the underlay leaves after
+// the backend's overhead. It does not depend on who is in
 // the mesh, so it never changes while pods run; a path that carries less has
 // its own MTU in its route.
 func PodMTU(in Input) int {
-	switch {
-	case in.MTU > 0:
-		return in.MTU
-	case in.Backend == model.EncapDirect:
+	if in.Backend == model.EncapDirect {
 		return underlayMTU(in)
 	}
 	return tunnelMTU(in)
 }
 
 func underlayMTU(in Input) int {
-	if in.Underlay.MTU > 0 {
+	switch {
+	case in.MTU > 0:
+		return in.MTU
+	case in.Underlay.MTU > 0:
 		return in.Underlay.MTU
 	}
 	return defaultMTU
@@ -89,11 +89,13 @@ func vni(n model.Node) uint32 {
 	return DefaultVNI
 }
 
+// tunnels is the one device. Below the least MTU of IPv6 the kernel would give it
+// no IPv6 address, and its next hops are of that family; routes have their own.
 func (r *resolver) tunnels() map[string]Tunnel {
 	if !r.hasTunnel() {
 		return map[string]Tunnel{}
 	}
-	return map[string]Tunnel{TunnelName: {Port: r.port(), MTU: tunnelMTU(r.in), MAC: r.in.Local.TunnelMAC(), Addrs: r.router}}
+	return map[string]Tunnel{TunnelName: {Port: r.port(), MTU: max(tunnelMTU(r.in), minMTUIPv6), MAC: r.in.Local.TunnelMAC(), Addrs: r.router}}
 }
 
 // sysctls are the node-wide settings; those of pod interfaces are set when the

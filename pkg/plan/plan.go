@@ -39,7 +39,7 @@ type Input struct {
 	Services   bool // connections to Services are translated here
 	// ServiceCIDRs are the virtual addresses of Services, if these are ours.
 	ServiceCIDRs []netip.Prefix
-	MTU          int // of pods, as configured; 0 means computed
+	MTU          int // bytes, of the underlay, as configured; 0: what Underlay says
 	Underlay     Underlay
 	// Held is what the rules in the kernel were made for, as long as not every
 	// source has reported: nodes that are still to come may need its lengths.
@@ -69,6 +69,20 @@ type Plan struct {
 	PodMTU     int
 	Lines      []status.Line   // what cannot be done as asked, sorted; Component is "plan"
 	Remotes    []status.Remote // every node that is routed to, sorted
+	Patch      *Patch          // what differs from the planner's plan before; nil: it may be anything
+}
+
+// Patch is what a plan has other than the one before it.
+type Patch struct {
+	Routes     Changes[RouteKey, Route]
+	Neighbours Changes[NeighbourKey, Neighbour]
+	Filter     Changes[FilterKey, FilterRow]
+}
+
+// Changes are rows that were set and keys that are gone.
+type Changes[K, V comparable] struct {
+	Set map[K]V
+	Del []K
 }
 
 // Compute returns the whole plan. It takes tens of milliseconds at 5,000 nodes;

@@ -120,7 +120,7 @@ func TestRouteToRemoteNode(t *testing.T) {
 		{"another VXLAN port", func(in *Input, n *model.Node) {
 			in.Backend, n.VXLANPort, n.PodCIDRs.V6 = model.EncapVXLAN, 4789, netip.Prefix{}
 		}, refused, Route{}, "VXLAN on port 4789"},
-		{"configured MTU", func(in *Input, n *model.Node) { in.Backend, in.MTU = model.EncapVXLAN, 1300 },
+		{"configured MTU", func(in *Input, n *model.Node) { in.Backend, in.MTU = model.EncapVXLAN, 1350 },
 			tunnel(false, over4, 1300), tunnel(true, over4, 1300), ""},
 		{"outside of what the peer may announce", func(in *Input, n *model.Node) {
 			n.PodCIDRs = model.Prefixes{V4: pfx("10.9.0.0/24")}
@@ -160,7 +160,7 @@ func TestPodMTU(t *testing.T) {
 		{"auto keeps room for the tunnel", model.EncapAuto, 0, 9000, nil, 8950},
 		{"vxlan over IPv6", model.EncapVXLAN, 0, 1500, onlyV6, 1430},
 		{"unknown underlay", model.EncapVXLAN, 0, 0, nil, 1450},
-		{"configured", model.EncapAuto, 1400, 1500, nil, 1400},
+		{"configured", model.EncapAuto, 1400, 1500, nil, 1350},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			in := base()

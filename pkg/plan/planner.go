@@ -14,7 +14,7 @@ import (
 // last input and its plan, and where only a few nodes and pods differ it
 // replaces just their rows. Its answer is that of Compute, always; where rows
 // depend on each other it computes from scratch. One goroutine uses it at a
-// time; the plans it returns are never changed and may be shared.
+// time. The rows of a plan are those of the planner: the next call changes them.
 type Planner struct {
 	r    *resolver // of the last input; nil at first
 	plan *Plan
@@ -69,9 +69,9 @@ func (p *Planner) patch(in Input) *Plan {
 	}
 	if len(nodes)+len(pods) == 0 {
 		p.r.in = in
-		return p.plan
+		return newPatcher(p.r, p.plan).plan()
 	}
-	x := &patcher{r: p.r, out: clone(p.plan)}
+	x := newPatcher(p.r, p.plan)
 	p.r.lines = nil
 	if !x.removeNodes(nodes) || !x.removePods(pods) {
 		return nil
@@ -80,9 +80,9 @@ func (p *Planner) patch(in Input) *Plan {
 	if !x.addNodes(nodes) || !x.addPods(pods) || p.r.conflicts > 0 {
 		return nil
 	}
-	x.out.Filter[FilterKey{}] = FilterRow{p.r.rules()}
+	x.filter.put(FilterKey{}, FilterRow{p.r.rules()})
 	x.lines(nodes, p.r.lines)
-	return x.out
+	return x.plan()
 }
 
 // sameBase tells whether all but nodes and pods is equal.
@@ -114,17 +114,54 @@ func changed[K, V comparable](a, b map[K]V) (keys []K, few bool) {
 	return keys, true
 }
 
-func clone(p *Plan) *Plan {
-	out := *p
-	out.Routes, out.Neighbours, out.Filter = maps.Clone(p.Routes), maps.Clone(p.Neighbours), maps.Clone(p.Filter)
-	out.Remotes, out.Lines = slices.Clone(p.Remotes), slices.Clone(p.Lines)
-	return &out
+// edit changes rows in place and notes which.
+type edit[K, V comparable] struct {
+	rows    map[K]V
+	touched map[K]struct{}
+}
+
+func newEdit[K, V comparable](rows map[K]V) edit[K, V] {
+	return edit[K, V]{rows, map[K]struct{}{}}
+}
+
+func (e edit[K, V]) put(k K, v V) { e.rows[k], e.touched[k] = v, struct{}{} }
+
+func (e edit[K, V]) drop(k K) {
+	delete(e.rows, k)
+	e.touched[k] = struct{}{}
+}
+
+// changes are the rows that were touched, as they are now.
+func (e edit[K, V]) changes() Changes[K, V] {
+	c := Changes[K, V]{Set: make(map[K]V, len(e.touched))}
+	for k := range e.touched {
+		if v, ok := e.rows[k]; ok {
+			c.Set[k] = v
+		} else {
+			c.Del = append(c.Del, k)
+		}
+	}
+	return c
 }
 
 // patcher replaces the rows of some nodes and pods.
 type patcher struct {
-	r   *resolver
-	out *Plan
+	r          *resolver
+	out        Plan
+	routes     edit[RouteKey, Route]
+	neighbours edit[NeighbourKey, Neighbour]
+	filter     edit[FilterKey, FilterRow]
+}
+
+func newPatcher(r *resolver, p *Plan) *patcher {
+	x := &patcher{r: r, out: *p, routes: newEdit(p.Routes), neighbours: newEdit(p.Neighbours), filter: newEdit(p.Filter)}
+	x.out.Remotes, x.out.Lines = slices.Clone(p.Remotes), slices.Clone(p.Lines)
+	return x
+}
+
+func (x *patcher) plan() *Plan {
+	x.out.Patch = &Patch{x.routes.changes(), x.neighbours.changes(), x.filter.changes()}
+	return &x.out
 }
 
 // ours returns the prefixes of a node of r's input if no other row can depend
@@ -173,9 +210,9 @@ func (x *patcher) removeNodes(keys []model.NodeKey) bool {
 		for _, a := range addresses(n) {
 			delete(x.r.owner, a)
 		}
-		x.r.remoteRoutes(m, func(k RouteKey, _ Route) { delete(x.out.Routes, k) })
-		x.r.remoteNeighbours(m, func(k NeighbourKey, _ Neighbour) { delete(x.out.Neighbours, k) })
-		x.r.remoteFilter(m, func(k FilterKey) { delete(x.out.Filter, k) })
+		x.r.remoteRoutes(m, func(k RouteKey, _ Route) { x.routes.drop(k) })
+		x.r.remoteNeighbours(m, func(k NeighbourKey, _ Neighbour) { x.neighbours.drop(k) })
+		x.r.remoteFilter(m, x.filter.drop)
 		x.r.count(m, -1)
 		if s, ok := m.describe(); ok {
 			if i, found := slices.BinarySearchFunc(x.out.Remotes, s, compareRemotes); found {
@@ -200,9 +237,9 @@ func (x *patcher) addNodes(keys []model.NodeKey) bool {
 		if !ok {
 			continue // without pods; a conflict makes patch give up
 		}
-		x.r.remoteRoutes(m, func(k RouteKey, v Route) { x.out.Routes[k] = v })
-		x.r.remoteNeighbours(m, func(k NeighbourKey, v Neighbour) { x.out.Neighbours[k] = v })
-		x.r.remoteFilter(m, func(k FilterKey) { x.out.Filter[k] = FilterRow{} })
+		x.r.remoteRoutes(m, x.routes.put)
+		x.r.remoteNeighbours(m, x.neighbours.put)
+		x.r.remoteFilter(m, func(k FilterKey) { x.filter.put(k, FilterRow{}) })
 		x.r.count(m, 1)
 		if s, ok := m.describe(); ok {
 			i, _ := slices.BinarySearchFunc(x.out.Remotes, s, compareRemotes)
@@ -237,9 +274,9 @@ func (x *patcher) removePods(keys []model.PodKey) bool {
 			}
 			delete(x.r.podIPs, ip)
 		}
-		x.r.podRoutes(pod, func(k RouteKey, _ Route) { delete(x.out.Routes, k) })
-		podNeighbours(pod, func(k NeighbourKey, _ Neighbour) { delete(x.out.Neighbours, k) })
-		podFilter(pod, func(k FilterKey) { delete(x.out.Filter, k) })
+		x.r.podRoutes(pod, func(k RouteKey, _ Route) { x.routes.drop(k) })
+		podNeighbours(pod, func(k NeighbourKey, _ Neighbour) { x.neighbours.drop(k) })
+		podFilter(pod, x.filter.drop)
 	}
 	return true
 }
@@ -262,9 +299,9 @@ func (x *patcher) addPods(keys []model.PodKey) bool {
 			continue
 		}
 		pod := x.r.distinctPod(k)
-		x.r.podRoutes(pod, func(k RouteKey, v Route) { x.out.Routes[k] = v })
-		podNeighbours(pod, func(k NeighbourKey, v Neighbour) { x.out.Neighbours[k] = v })
-		podFilter(pod, func(k FilterKey) { x.out.Filter[k] = FilterRow{} })
+		x.r.podRoutes(pod, x.routes.put)
+		podNeighbours(pod, x.neighbours.put)
+		podFilter(pod, func(k FilterKey) { x.filter.put(k, FilterRow{}) })
 	}
 	return true
 }

@@ -25,6 +25,7 @@ func TestPlannerEqualsCompute(t *testing.T) {
 			trouble := []int{2, 40, 400}[seed/3%3] // one row in so many is out of order
 			var planner Planner
 			patched := 0
+			follower := &Plan{}
 			for step := range 120 {
 				in = mutate(rnd, in, trouble)
 				before := planner.r
@@ -32,6 +33,8 @@ func TestPlannerEqualsCompute(t *testing.T) {
 				if before == planner.r {
 					patched++
 				}
+				follow(follower, got)
+				got = &Plan{follower.Routes, got.Rules, follower.Neighbours, got.Tunnels, got.Sysctls, follower.Filter, got.PodMTU, got.Lines, got.Remotes, nil}
 				if !reflect.DeepEqual(want, got) {
 					t.Fatalf("step %d (-scratch +patched):\n%s", step, cmp.Diff(want, got, comparers...))
 				}
@@ -40,6 +43,24 @@ func TestPlannerEqualsCompute(t *testing.T) {
 				t.Errorf("only %d of 120 steps were patched", patched)
 			}
 		})
+	}
+}
+
+// follow does what a reader of patches does.
+func follow(f, p *Plan) {
+	if p.Patch == nil {
+		f.Routes, f.Neighbours, f.Filter = maps.Clone(p.Routes), maps.Clone(p.Neighbours), maps.Clone(p.Filter)
+		return
+	}
+	apply(f.Routes, p.Patch.Routes)
+	apply(f.Neighbours, p.Patch.Neighbours)
+	apply(f.Filter, p.Patch.Filter)
+}
+
+func apply[K, V comparable](rows map[K]V, c Changes[K, V]) {
+	maps.Copy(rows, c.Set)
+	for _, k := range c.Del {
+		delete(rows, k)
 	}
 }
 

@@ -158,12 +158,18 @@ func (r *resolver) directHop(n model.Node, v6 bool) hop {
 			continue
 		}
 		for _, s := range r.subnet {
-			if s.Prefix.Contains(a) {
+			if s.Prefix.Contains(a) && !isNetworkOrBroadcast(s.Prefix, a) {
 				return hop{dev: s.Dev, gateway: a}
 			}
 		}
 	}
 	return hop{}
+}
+
+// isNetworkOrBroadcast tells whether a is no host's address in a subnet of IPv4.
+func isNetworkOrBroadcast(p netip.Prefix, a netip.Addr) bool {
+	r := rangeOf(p)
+	return a.Is4() && p.Bits() < 31 && (a == r.From || a == r.To)
 }
 
 // tunnelHop picks the outer header: IPv4 if both ends have it, else IPv6.

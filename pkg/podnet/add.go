@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/vishvananda/netns"
+
 	"github.com/clustermesh/clustermesh/pkg/ipam"
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/podnet/api"
 	"github.com/clustermesh/clustermesh/pkg/podnet/journal"
-	"github.com/vishvananda/netns"
 )
 
 // add attaches a pod, or changes nothing.
@@ -123,7 +124,7 @@ func (s *Server) attach(ctx context.Context, e journal.Entry, ns netns.NsHandle,
 		{"host end", func() error { return s.setUpHost(e.Pod) }},
 		{"pod end", func() error { return setUpPod(e.Pod, ns, mtu) }},
 		{"row", func() error { s.setRow(e.Pod); return nil }},
-		{"sync", func() error { return s.sync(ctx) }},
+		{"sync", func() error { return s.sync(ctx, e.Pod) }},
 		{"commit", func() error { return s.commit(ready) }},
 		// A runtime that has given up will not ask again for this attachment.
 		{"answer", func() error { return context.Cause(ctx) }},
@@ -143,10 +144,10 @@ func (s *Server) setRow(pod model.Pod) {
 	s.opt.Pods.Update(SourceName, map[model.PodKey]model.Pod{pod.Key: pod}, nil)
 }
 
-func (s *Server) sync(ctx context.Context) error {
+func (s *Server) sync(ctx context.Context, pod model.Pod) error {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
-	if err := s.opt.Sync(ctx); err != nil {
+	if err := s.opt.Sync(ctx, pod); err != nil {
 		return &Error{Code: api.CodeTryAgain, Msg: "program the node for the pod", Remedy: "see clustermesh status", Err: err}
 	}
 	return nil

@@ -8,10 +8,11 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/clustermesh/clustermesh/pkg/model"
-	"github.com/clustermesh/clustermesh/pkg/podnet/api"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/clustermesh/clustermesh/pkg/model"
+	"github.com/clustermesh/clustermesh/pkg/podnet/api"
 )
 
 // check compares an attachment with what ADD made of it: the answer then, the
@@ -36,7 +37,7 @@ func (s *Server) check(ctx context.Context, req *request) error {
 		return err
 	}
 	defer ns.Close()
-	return errors.Join(checkPrevResult(req, e.Pod), s.checkHost(e.Pod), checkPod(e.Pod, ns), s.sync(ctx))
+	return errors.Join(checkPrevResult(req, e.Pod), s.checkHost(e.Pod), checkPod(e.Pod, ns), s.sync(ctx, e.Pod))
 }
 
 func (s *Server) checkHost(pod model.Pod) error {

@@ -7,8 +7,9 @@ import (
 	"log/slog"
 	"os"
 
-	"github.com/clustermesh/clustermesh/pkg/podnet/journal"
 	"github.com/vishvananda/netlink"
+
+	"github.com/clustermesh/clustermesh/pkg/podnet/journal"
 )
 
 // Cleanup removes all veths of ours from the calling thread's network namespace

@@ -20,13 +20,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/podnet/api"
 	"github.com/clustermesh/clustermesh/pkg/state"
 	"github.com/clustermesh/clustermesh/pkg/status"
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 )
 
 var pluginPath string // built once by TestMain, read only
@@ -197,7 +198,7 @@ func (n *node) used() int {
 
 // sync programs what the datapath's loops would: a route and a neighbour per
 // address. It only adds; the kernel removes them with the veth.
-func (n *node) sync(ctx context.Context) error {
+func (n *node) sync(ctx context.Context, _ model.Pod) error {
 	n.mu.Lock()
 	err := n.syncErr
 	n.mu.Unlock()

@@ -11,15 +11,16 @@ import (
 	"testing"
 	"time"
 
-	"github.com/clustermesh/clustermesh/pkg/model"
-	"github.com/clustermesh/clustermesh/pkg/podnet/api"
-	"github.com/clustermesh/clustermesh/pkg/status"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/clustermesh/clustermesh/pkg/model"
+	"github.com/clustermesh/clustermesh/pkg/podnet/api"
+	"github.com/clustermesh/clustermesh/pkg/status"
 )
 
 // TestCrash kills the agent (-9) at every point of ADD. The next agent finds

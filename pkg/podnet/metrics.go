@@ -4,8 +4,9 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/clustermesh/clustermesh/pkg/ipam"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/clustermesh/clustermesh/pkg/ipam"
 )
 
 // Metrics counts CNI requests and addresses. A nil Metrics counts nothing.

@@ -5,9 +5,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/clustermesh/clustermesh/pkg/ipam"
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/clustermesh/clustermesh/pkg/ipam"
 )
 
 func TestMetrics(t *testing.T) {

@@ -8,9 +8,10 @@ import (
 	"runtime"
 	"strings"
 
-	"github.com/clustermesh/clustermesh/pkg/podnet/api"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/clustermesh/clustermesh/pkg/podnet/api"
 )
 
 // inNS runs f on a thread that is in the network namespace. Only what looks at

@@ -6,10 +6,11 @@ import (
 	"net"
 	"net/netip"
 
-	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/clustermesh/clustermesh/pkg/model"
 )
 
 // setUpPod gives the pod its addresses, its next hops and their neighbours. All

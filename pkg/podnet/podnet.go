@@ -17,15 +17,16 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
 	"github.com/clustermesh/clustermesh/pkg/ipam"
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/podnet/api"
 	"github.com/clustermesh/clustermesh/pkg/podnet/journal"
 	"github.com/clustermesh/clustermesh/pkg/state"
 	"github.com/clustermesh/clustermesh/pkg/status"
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -75,8 +76,8 @@ type Options struct {
 	Board *status.Board
 	// Pods receives one row per attachment.
 	Pods *state.Table[model.PodKey, model.Pod]
-	// Sync waits until the kernel holds everything that Pods asks for.
-	Sync func(context.Context) error
+	// Sync waits until the kernel holds what Pods asks for of one of them.
+	Sync func(context.Context, model.Pod) error
 	// Ready says why pods cannot be added now; nil means always.
 	Ready func() error
 	MTU   func() MTU // asked at every ADD

@@ -12,10 +12,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/clustermesh/clustermesh/pkg/ipam"
-	"github.com/clustermesh/clustermesh/pkg/podnet/api"
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
+
+	"github.com/clustermesh/clustermesh/pkg/ipam"
+	"github.com/clustermesh/clustermesh/pkg/podnet/api"
 )
 
 // steps are all points at which ADD can fail or the agent can die.

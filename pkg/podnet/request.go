@@ -6,11 +6,12 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/clustermesh/clustermesh/pkg/model"
-	"github.com/clustermesh/clustermesh/pkg/podnet/api"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/utils"
 	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/clustermesh/clustermesh/pkg/model"
+	"github.com/clustermesh/clustermesh/pkg/podnet/api"
 )
 
 // request is a CNI call that has been understood.

@@ -4,9 +4,10 @@ import (
 	"encoding/json"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/podnet/api"
-	"github.com/google/go-cmp/cmp"
 )
 
 func TestParseArgs(t *testing.T) {

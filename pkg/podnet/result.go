@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"net"
 
-	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/clustermesh/clustermesh/pkg/model"
 )
 
 // encodeResult is the answer to ADD in the runtime's version. There is no DNS

@@ -14,9 +14,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/clustermesh/clustermesh/pkg/podnet/api"
 	"github.com/containernetworking/cni/pkg/version"
 	"golang.org/x/sys/unix"
+
+	"github.com/clustermesh/clustermesh/pkg/podnet/api"
 )
 
 // TestVersions: every version of the specification gets its own shape of result.

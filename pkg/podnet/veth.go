@@ -7,11 +7,12 @@ import (
 	"os"
 	"regexp"
 
-	"github.com/clustermesh/clustermesh/pkg/model"
-	"github.com/clustermesh/clustermesh/pkg/podnet/api"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/clustermesh/clustermesh/pkg/model"
+	"github.com/clustermesh/clustermesh/pkg/podnet/api"
 )
 
 const (

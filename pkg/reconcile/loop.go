@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/clustermesh/clustermesh/pkg/state"
 	"github.com/clustermesh/clustermesh/pkg/status"
 )
 
@@ -17,6 +19,9 @@ import (
 // added and changed but never deleted, because a source has yet to report.
 // A Wanted function decides and does no I/O.
 type Wanted[K, V comparable] func() (rows map[K]V, complete bool)
+
+// Orphan tells whether a row that nobody wants may be deleted.
+type Orphan[K comparable] func(K) bool
 
 // Options of a Loop. The zero value is usable.
 type Options struct {
@@ -35,21 +40,30 @@ type Meter interface {
 
 // Loop keeps a target as wanted. Create it with NewLoop.
 type Loop[K, V comparable] struct {
-	name   string
-	target Target[K, V]
-	wanted Wanted[K, V]
-	wakes  []<-chan struct{}
-	opt    Options
+	name    string
+	target  Target[K, V]
+	wanted  func() (rows map[K]V, orphan Orphan[K])
+	orphans func() Orphan[K]     // with follow
+	follow  *state.Changes[K, V] // nil: wanted is looked at whole in every pass
+	wakes   []<-chan struct{}
+	opt     Options
 
 	wake chan struct{}
 
 	mu      sync.Mutex
-	waiters []chan error // guarded by mu: answered by the first pass that starts after them
+	waiters []waiter[K] // guarded by mu: answered by the first pass that starts after them
 
 	// Owned by Run.
-	actual  map[K]V // nil: must be listed
+	actual  map[K]V        // nil: must be listed
+	spared  map[K]struct{} // rows that nobody wants, and that could not be deleted yet
 	backoff time.Duration
 	failing bool
+}
+
+// waiter waits for the outcome of a pass.
+type waiter[K comparable] struct {
+	done chan error
+	mine func(K) bool // rows whose failure counts; nil: all
 }
 
 const (
@@ -60,6 +74,25 @@ const (
 
 // NewLoop returns a loop that runs a pass whenever one of wakes is readable.
 func NewLoop[K, V comparable](name string, target Target[K, V], wanted Wanted[K, V], opt Options, wakes ...<-chan struct{}) *Loop[K, V] {
+	return newLoop(name, target, func() (map[K]V, Orphan[K]) {
+		rows, complete := wanted()
+		return rows, func(K) bool { return complete }
+	}, opt, wakes...)
+}
+
+// NewTableLoop returns a loop that keeps a target equal to a table. A pass looks
+// at the rows that changed, and at all only after it has listed the target.
+// orphans is asked in every pass, and a pass is run whenever one of wakes is
+// readable, too.
+func NewTableLoop[K, V comparable](name string, target Target[K, V], table *state.Table[K, V], orphans func() Orphan[K], opt Options,
+	wakes ...<-chan struct{}) *Loop[K, V] {
+	follow := table.Follow()
+	l := newLoop(name, target, func() (map[K]V, Orphan[K]) { return table.Rows(), orphans() }, opt, append(wakes, follow.C)...)
+	l.follow, l.orphans = follow, orphans
+	return l
+}
+
+func newLoop[K, V comparable](name string, target Target[K, V], wanted func() (map[K]V, Orphan[K]), opt Options, wakes ...<-chan struct{}) *Loop[K, V] {
 	if opt.Resync == 0 {
 		opt.Resync = defaultResync
 	}
@@ -79,10 +112,14 @@ func (l *Loop[K, V]) Wake() {
 
 // Sync waits for a pass that began after the call and returns its error: nil
 // means that the target holds all that was wanted when Sync was called.
-func (l *Loop[K, V]) Sync(ctx context.Context) error {
+func (l *Loop[K, V]) Sync(ctx context.Context) error { return l.SyncRows(ctx, nil) }
+
+// SyncRows is Sync for some rows only: the others may fail. With a function that
+// is never true it waits for the target to have been listed.
+func (l *Loop[K, V]) SyncRows(ctx context.Context, mine func(K) bool) error {
 	done := make(chan error, 1)
 	l.mu.Lock()
-	l.waiters = append(l.waiters, done)
+	l.waiters = append(l.waiters, waiter[K]{done, mine})
 	l.mu.Unlock()
 	l.Wake()
 	select {
@@ -163,9 +200,12 @@ func (l *Loop[K, V]) pass(ctx context.Context) <-chan time.Time {
 	l.waiters = nil
 	l.mu.Unlock()
 
-	err := l.once(ctx)
+	failed, err := l.once(ctx)
 	for _, w := range waiters {
-		w <- err
+		w.done <- cmp.Or(err, joinFailed(l.name, failed, w.mine))
+	}
+	if err == nil {
+		err = joinFailed(l.name, failed, nil)
 	}
 	if ctx.Err() != nil {
 		return nil
@@ -180,21 +220,19 @@ func (l *Loop[K, V]) pass(ctx context.Context) <-chan time.Time {
 	return time.After(jitter(l.backoff))
 }
 
-func (l *Loop[K, V]) once(ctx context.Context) error {
+// once does one round and returns the rows that failed. An error of its own
+// means that the target could not be listed.
+func (l *Loop[K, V]) once(ctx context.Context) (failed map[K]error, err error) {
 	start := time.Now()
-	if l.actual == nil {
+	listed := l.actual == nil
+	if listed {
 		actual, err := l.target.List(ctx)
 		if err != nil {
-			return fmt.Errorf("list %s: %w", l.name, err)
+			return nil, fmt.Errorf("list %s: %w", l.name, err)
 		}
-		l.actual = actual
+		l.actual, l.spared = actual, map[K]struct{}{}
 	}
-	wanted, complete := l.wanted()
-	set, del := Delta(l.actual, wanted)
-	if !complete {
-		del = nil
-	}
-	var failed map[K]error
+	set, del := l.difference(listed)
 	if len(set)+len(del) > 0 {
 		failed = l.target.Apply(ctx, set, del)
 		l.remember(set, del, failed)
@@ -202,7 +240,50 @@ func (l *Loop[K, V]) once(ctx context.Context) error {
 	if l.opt.Meter != nil {
 		l.opt.Meter.Pass(l.name, len(set), len(del), len(failed), len(l.actual), time.Since(start))
 	}
-	return joinFailed(l.name, failed)
+	return failed, nil
+}
+
+// difference is what has to be done now. Deletions that have to wait are kept
+// for later passes.
+func (l *Loop[K, V]) difference(listed bool) (set map[K]V, del []K) {
+	var orphan Orphan[K]
+	if l.follow == nil || listed {
+		if l.follow != nil {
+			l.follow.Take() // what changes from here on is in the rows, or comes again
+		}
+		var rows map[K]V
+		rows, orphan = l.wanted()
+		set, del = Delta(l.actual, rows)
+		clear(l.spared)
+	} else {
+		changed, gone, _ := l.follow.Take()
+		orphan = l.orphans()
+		set = map[K]V{}
+		for k, v := range changed {
+			delete(l.spared, k)
+			if a, ok := l.actual[k]; !ok || a != v {
+				set[k] = v
+			}
+		}
+		for _, k := range gone {
+			if _, ok := l.actual[k]; ok {
+				l.spared[k] = struct{}{}
+			}
+		}
+		for k := range l.spared {
+			del = append(del, k)
+		}
+	}
+	now := del[:0]
+	for _, k := range del {
+		if orphan(k) {
+			now = append(now, k)
+			delete(l.spared, k)
+		} else {
+			l.spared[k] = struct{}{}
+		}
+	}
+	return set, now
 }
 
 // remember updates our copy of what the target holds. Large maps that have
@@ -220,19 +301,24 @@ func (l *Loop[K, V]) remember(set map[K]V, del []K, failed map[K]error) {
 	}
 }
 
-// joinFailed makes one error of the first few failures, with their number.
-func joinFailed[K comparable](name string, failed map[K]error) error {
-	if len(failed) == 0 {
-		return nil
-	}
+// joinFailed makes one error of the first few failures of rows that count, with
+// their number.
+func joinFailed[K comparable](name string, failed map[K]error, mine func(K) bool) error {
 	const most = 3
 	var errs []error
+	n := 0
 	for k, err := range failed {
-		if len(errs) < most {
+		if mine != nil && !mine(k) {
+			continue
+		}
+		if n++; n <= most {
 			errs = append(errs, fmt.Errorf("%v: %w", k, err))
 		}
 	}
-	return fmt.Errorf("%s: %d rows: %w", name, len(failed), errors.Join(errs...))
+	if n == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s: %d rows: %w", name, n, errors.Join(errs...))
 }
 
 func (l *Loop[K, V]) report(err error) {

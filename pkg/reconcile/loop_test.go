@@ -166,3 +166,60 @@ func TestSync(t *testing.T) {
 		}
 	})
 }
+
+// TestSyncRows: who waits for some rows is not held up by others that fail (R4).
+func TestSyncRows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, nil)
+		r.target.Refuse("bad", errors.New("no such device"))
+		r.table.Replace("src", rows{"bad": 1, "good": 2})
+		if err := r.loop.SyncRows(t.Context(), func(k string) bool { return k == "good" }); err != nil {
+			t.Errorf("SyncRows of the good row: %v", err)
+		}
+		if err := r.loop.SyncRows(t.Context(), func(k string) bool { return k == "bad" }); err == nil {
+			t.Error("SyncRows of the bad row: no error")
+		}
+		r.target.Break(errors.New("connection refused"))
+		time.Sleep(2 * defaultResync)
+		if err := r.loop.SyncRows(t.Context(), func(string) bool { return false }); err == nil {
+			t.Error("SyncRows while the target can't be listed: no error")
+		}
+	})
+}
+
+// TestTableLoop: a loop that follows a table touches what changed, undoes what
+// others did, and spares orphans until they may go (R2, R4, R5).
+func TestTableLoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &rig{table: state.New[string, int](), target: NewFake(rows{"old": 1, "older": 1}), board: status.NewBoard(time.Now)}
+		spared := map[string]bool{"old": true, "older": true, "a": true}
+		grown := make(chan struct{}, 1)
+		r.loop = NewTableLoop("test", r.target, r.table, func() Orphan[string] {
+			now := maps.Clone(spared)
+			return func(k string) bool { return !now[k] }
+		}, Options{Board: r.board}, grown)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- r.loop.Run(ctx) }()
+		defer func() { cancel(); <-done }()
+		r.table.Replace("src", rows{"a": 1})
+		r.expect(t, "a=1\nold=1\nolder=1", "set a=1")
+		r.table.Update("src", rows{"b": 2}, []string{"a"})
+		r.expect(t, "a=1\nb=2\nold=1\nolder=1", "set b=2")
+		r.table.Update("src", rows{"a": 1}, nil) // wanted again before it could go
+		r.expect(t, "a=1\nb=2\nold=1\nolder=1")
+		spared = map[string]bool{"older": true}
+		grown <- struct{}{}
+		r.expect(t, "a=1\nb=2\nolder=1", "del old")
+		r.target.Edit(func(rows map[string]int) { delete(rows, "a"); rows["c"] = 3 })
+		time.Sleep(2 * defaultResync)
+		r.expect(t, "a=1\nb=2\nolder=1", "set a=1", "del c")
+		r.target.Refuse("d", errors.New("no such device"))
+		r.table.Update("src", rows{"d": 4, "e": 5}, []string{"b"})
+		r.expect(t, "a=1\ne=5\nolder=1", "set e=5", "del b")
+		r.target.Refuse("d", nil)
+		spared = nil
+		time.Sleep(2 * maxBackoff)
+		r.expect(t, "a=1\nd=4\ne=5", "set d=4", "del older")
+	})
+}

@@ -92,3 +92,42 @@ func TestWake(t *testing.T) {
 		woken()
 	}
 }
+
+// TestFollow: a follower sees every row that differs from what it has seen, once,
+// whichever way it came to differ.
+func TestFollow(t *testing.T) {
+	table := New[string, int]()
+	table.Update("b", rows{"x": 1, "y": 1}, nil)
+	c := table.Follow()
+	seen := rows{}
+	take := func() (n int) {
+		set, del, _ := c.Take()
+		maps.Copy(seen, set)
+		for _, k := range del {
+			delete(seen, k)
+		}
+		return len(set) + len(del)
+	}
+	for _, step := range []struct {
+		name string
+		do   func()
+		want int
+	}{
+		{"all rows at first", func() {}, 2},
+		{"nothing", func() {}, 0},
+		{"a change and a deletion", func() { table.Update("b", rows{"x": 2}, []string{"y"}) }, 2},
+		{"the same again", func() { table.Update("b", rows{"x": 2}, []string{"y"}) }, 0},
+		{"another source wins", func() { table.Update("a", rows{"x": 3}, nil) }, 1},
+		{"a list", func() { table.Replace("b", rows{"x": 2, "z": 1}) }, 1},
+		{"the winner goes", func() { table.Drop("a") }, 1},
+		{"twice and back", func() { table.Update("b", rows{"z": 2}, nil); table.Update("b", rows{"z": 1}, nil) }, 1},
+	} {
+		step.do()
+		if got := take(); got != step.want {
+			t.Errorf("%s: took %d rows, want %d", step.name, got, step.want)
+		}
+		if want := table.Rows(); !maps.Equal(seen, want) {
+			t.Errorf("%s: seen %v, the table holds %v", step.name, seen, want)
+		}
+	}
+}

@@ -124,7 +124,7 @@ func (s *Sysctls) keepAdvertisements() error {
 		return err
 	}
 	for _, d := range devices {
-		if d.Name() == "all" || d.Name() == "lo" {
+		if d.Name() == "all" || d.Name() == "default" || d.Name() == "lo" {
 			continue
 		}
 		path := "net/ipv6/conf/" + d.Name() + "/accept_ra"

@@ -77,10 +77,13 @@ func (t *Target) try(changes []change, failed map[plan.FilterKey]error) {
 	if err == nil {
 		return
 	}
-	if rules := slices.ContainsFunc(changes, func(c change) bool { return c.key.Set == plan.RuleSet }); rules || len(changes) == 1 {
-		for _, c := range changes {
-			failed[c.key] = err
-		}
+	if len(changes) == 1 {
+		failed[changes[0].key] = err
+		return
+	}
+	if changes[0].key.Set == plan.RuleSet { // they come first, and matter more than any element
+		t.try(changes[:1], failed)
+		t.try(changes[1:], failed)
 		return
 	}
 	t.try(changes[:len(changes)/2], failed)

@@ -3,6 +3,7 @@ package nft
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -23,6 +24,8 @@ const (
 	dropDecapOuter  = "drop_decap_outer"  // from an address that is no node's
 	dropDecapInner  = "drop_decap_inner"  // from a node, with a source inside that is not of its pods
 	dropDecapTarget = "drop_decap_target" // out of the tunnel, to something else than a pod here
+
+	dropUnderlaySource = "drop_underlay_source" // from the underlay, as one of our own pods
 )
 
 // table is what one nft table should hold, apart from set elements.
@@ -72,7 +75,10 @@ func skeleton(r plan.Rules) []table {
 		chains = append(chains,
 			chain{"output", nftables.ChainTypeFilter, *nftables.ChainHookOutput, *nftables.ChainPriorityRaw, output(r)},
 			chain{"input", nftables.ChainTypeFilter, *nftables.ChainHookInput, *nftables.ChainPriorityFilter,
-				[]rule{{"outer VXLAN packets for this node", join(udpTo(r.Port), jump("decap"))}}},
+				[]rule{
+					{"outer VXLAN packets for this node", join(udpTo(r.Port), jump("decap"))},
+					{"out of the tunnel to the node itself: answers only", join(fromDevice(plan.TunnelName), stateNew(), drop(dropDecapTarget))},
+				}},
 			chain{name: "decap", rules: decap(r)},
 			chain{"forward", nftables.ChainTypeFilter, *nftables.ChainHookForward, *nftables.ChainPriorityFilter, forward(r)})
 	}
@@ -82,11 +88,11 @@ func skeleton(r plan.Rules) []table {
 	arp := chain{"input", nftables.ChainTypeFilter, arpIn, *nftables.ChainPriorityFilter,
 		[]rule{{"pods know their neighbours and have nothing to tell", join(fromDevices(plan.IfPrefix), drop(dropPodARP))}}}
 	inet := table{nftables.TableFamilyINet, tableName, chains, allSets(),
-		[]string{dropPodSource, dropPodND, dropPodGroup, dropPodTunnel, dropDecapPod, dropDecapVNI, dropDecapOuter, dropDecapInner, dropDecapTarget}}
+		[]string{dropPodSource, dropPodND, dropPodGroup, dropPodTunnel, dropDecapPod, dropDecapVNI, dropDecapOuter, dropDecapInner, dropDecapTarget, dropUnderlaySource}}
 	return []table{inet, {nftables.TableFamilyARP, tableName, []chain{arp}, nil, []string{dropPodARP}}}
 }
 
-// aboutFormat is what about writes and parseAbout reads. A comment has 128
+// aboutFormat is what about writes and parseAbout reads. nft takes 128
 // bytes at most.
 const aboutFormat = "clustermesh tunnel=%t port=%d vni=%d masquerade=%t services=%t inner4=%x.%x inner6=%x.%x"
 
@@ -96,19 +102,41 @@ func about(r plan.Rules) string {
 	return fmt.Sprintf(aboutFormat, r.Tunnel, r.Port, r.VNI, r.Masquerade, r.Services, r.Inner4[1], r.Inner4[0], r.Inner6[1], r.Inner6[0])
 }
 
+// parseAbout reads what an agent of any version wrote: what it does not know is
+// passed over, and what is not there counts as nothing.
 func parseAbout(s string) (r plan.Rules, ok bool) {
-	_, err := fmt.Sscanf(s, aboutFormat, &r.Tunnel, &r.Port, &r.VNI, &r.Masquerade, &r.Services, &r.Inner4[1], &r.Inner4[0], &r.Inner6[1], &r.Inner6[0])
-	return r, err == nil
+	fields := strings.Fields(s)
+	if len(fields) == 0 || fields[0] != "clustermesh" {
+		return plan.Rules{}, false
+	}
+	for _, f := range fields[1:] {
+		key, value, _ := strings.Cut(f, "=")
+		into := map[string][]any{"tunnel": {&r.Tunnel}, "port": {&r.Port}, "vni": {&r.VNI}, "masquerade": {&r.Masquerade}, "services": {&r.Services},
+			"inner4": {&r.Inner4[1], &r.Inner4[0]}, "inner6": {&r.Inner6[1], &r.Inner6[0]}}[key]
+		format := "%v"
+		if len(into) == 2 {
+			format = "%x.%x"
+		}
+		if _, err := fmt.Sscanf(value, format, into...); err != nil && into != nil {
+			return plan.Rules{}, false
+		}
+	}
+	return r, true
 }
 
 func prerouting(r plan.Rules) []rule {
-	rules := []rule{
+	var rules []rule
+	if r.Tunnel {
 		// A node of a peer must not reach through us what the underlay keeps it from.
-		{"out of the tunnel, where the source was checked", join(isIPv4(), fromDevice(plan.TunnelName), dst4(reg0), in(plan.Local4), leave())},
-		{"out of the tunnel, where the source was checked", join(isIPv6(), fromDevice(plan.TunnelName), dst6(reg0), in(plan.Local6), leave())},
-		{"not to a pod here", join(fromDevice(plan.TunnelName), drop(dropDecapTarget))},
-		{"", join(fromDevices(plan.IfPrefix), jump("from_pod"))},
+		rules = append(rules,
+			rule{"out of the tunnel, where the source was checked", join(isIPv4(), fromDevice(plan.TunnelName), dst4(reg0), in(plan.Local4), leave())},
+			rule{"out of the tunnel, where the source was checked", join(isIPv6(), fromDevice(plan.TunnelName), dst6(reg0), in(plan.Local6), leave())})
 	}
+	rules = append(rules,
+		rule{"not to a pod here", join(fromDevice(plan.TunnelName), drop(dropDecapTarget))},
+		rule{"", join(fromDevices(plan.IfPrefix), jump("from_pod"))},
+		rule{"from outside as one of our pods", join(fromUnderlay(), isIPv4(), src4(reg0), in(plan.Local4), drop(dropUnderlaySource))},
+		rule{"from outside as one of our pods", join(fromUnderlay(), isIPv6(), src6(reg0), in(plan.Local6), drop(dropUnderlaySource))})
 	if r.Tunnel {
 		rules = append(rules,
 			rule{"outer VXLAN", join(isIPv4(), udpTo(r.Port), src4(reg0), in(plan.Nodes4), notrack())},
@@ -132,6 +160,12 @@ func fromPod() []rule {
 		{"", join(isIPv6(), device, src6(reg4), in(plan.Pods6), leave())},
 		{"not the pod's own address, or a pod that is not programmed", drop(dropPodSource)},
 	}
+}
+
+// fromUnderlay is true of what comes neither from a device of ours nor from the
+// host itself, which talks to itself with any of its addresses.
+func fromUnderlay() exprs {
+	return join(metaIsNot(expr.MetaKeyIIFNAME, []byte(plan.IfPrefix)), metaIsNot(expr.MetaKeyIIFNAME, deviceName("lo")))
 }
 
 func output(r plan.Rules) []rule {
@@ -181,13 +215,18 @@ func inner(r plan.Rules) []chain {
 	}
 }
 
-// forward keeps pods from the VXLAN ports of nodes. Masquerading would give
-// their packets the source of this node, which others decapsulate from.
+// forward keeps pods from VXLAN ports outside of the mesh, whoever has the
+// address: masquerading would give their packets the source of this node, which
+// others decapsulate from. And what comes out of the tunnel goes to a pod here,
+// also where something has changed its destination since prerouting, unless it
+// answers what somebody outside has asked a Service for.
 func forward(r plan.Rules) []rule {
 	head := join(fromDevices(plan.IfPrefix), udpTo(r.Port))
 	return []rule{
-		{"pods do not speak VXLAN to nodes", join(isIPv4(), head, dst4(reg0), in(plan.Nodes4), drop(dropPodTunnel))},
-		{"pods do not speak VXLAN to nodes", join(isIPv6(), head, dst6(reg0), in(plan.Nodes6), drop(dropPodTunnel))},
+		{"pods do not speak VXLAN to nodes", join(isIPv4(), head, dst4(reg0), notIn(plan.Mesh4), drop(dropPodTunnel))},
+		{"pods do not speak VXLAN to nodes", join(isIPv6(), head, dst6(reg0), notIn(plan.Mesh6), drop(dropPodTunnel))},
+		{"not to a pod here", join(isIPv4(), fromDevice(plan.TunnelName), stateNew(), dst4(reg0), notIn(plan.Local4), drop(dropDecapTarget))},
+		{"not to a pod here", join(isIPv6(), fromDevice(plan.TunnelName), stateNew(), dst6(reg0), notIn(plan.Local6), drop(dropDecapTarget))},
 	}
 }
 
