@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -157,5 +156,5 @@ func Incarnation(ctx context.Context, store *clientv3.Client) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("ask the store for its identity: %w", err)
 	}
-	return strconv.FormatUint(resp.Header.ClusterId, 16), nil
+	return fmt.Sprintf("%016x", resp.Header.ClusterId), nil
 }

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/clustermesh/clustermesh/pkg/datapath/link"
@@ -38,25 +39,34 @@ func cleanup(parent context.Context, args []string, errOut io.Writer) error {
 	}
 	log := slog.New(slog.NewTextHandler(errOut, nil))
 	install := podnet.Install{BinDir: *cniBin, ConfDir: *cniConf, Log: log}
-	var space nl.Space
-	ctx, cancel := context.WithTimeout(parent, cleanupTime)
-	defer cancel()
-	err := errors.Join(
-		install.Remove(),
-		podnet.Cleanup(ctx, filepath.Join(*stateDir, "pods"), log),
-		route.Cleanup(ctx, space),
-		link.Cleanup(ctx, space),
-		nft.Cleanup(ctx, space),
-		nft.CleanupServices(ctx, space),
-		empty(*stateDir), empty(*runDir), empty(*serverDir),
-	)
-	if err == nil {
-		log.Info("node is clean")
-	}
-	if !*wait {
+	clean := func() error {
+		var space nl.Space
+		ctx, cancel := context.WithTimeout(parent, cleanupTime)
+		defer cancel()
+		err := errors.Join(
+			install.Remove(),
+			podnet.Cleanup(ctx, filepath.Join(*stateDir, "pods"), log),
+			install.Remove(), // again: until it let go of the journal, an agent may have put it back
+			route.Cleanup(ctx, space),
+			link.Cleanup(ctx, space),
+			nft.Cleanup(ctx, space),
+			empty(*stateDir), empty(*runDir), empty(*serverDir),
+		)
+		if err == nil {
+			log.Info("node is clean")
+		}
 		return err
 	}
-	return answer(parent, *listenAddr, err)
+	if !*wait {
+		return clean()
+	}
+	return answer(parent, *listenAddr, func() error {
+		err := clean()
+		if err != nil {
+			log.Error("node is not clean yet, trying again", "error", err)
+		}
+		return err
+	})
 }
 
 // cleanupTime bounds the wait for an agent that is still stopping.
@@ -76,25 +86,40 @@ func empty(dir string) error {
 	return errors.Join(errs...)
 }
 
-// answer says on /readyz and /healthz how the clean-up went, until ctx ends.
-func answer(ctx context.Context, addr string, outcome error) error {
+// answer cleans until that works, and says on /readyz how it went, until ctx ends.
+func answer(ctx context.Context, addr string, clean func() error) error {
 	l, err := listen(ctx, addr)
 	if err != nil {
 		return err
 	}
-	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if outcome != nil && r.URL.Path != "/healthz" {
-			http.Error(w, outcome.Error(), http.StatusServiceUnavailable)
+	outcome := make(chan error, 1) // holds the newest
+	outcome <- errors.New("cleaning")
+	s := &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		err := <-outcome
+		outcome <- err
+		if err != nil && r.URL.Path != "/healthz" {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, "clean")
 	})}
-	go func() {
+	var work sync.WaitGroup
+	defer work.Wait()
+	work.Go(func() {
+		for ctx.Err() == nil {
+			err := clean()
+			<-outcome
+			outcome <- err
+			if err == nil {
+				break
+			}
+			pause(ctx, 2*time.Second)
+		}
 		<-ctx.Done()
 		s.Close()
-	}()
+	})
 	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
-	return outcome
+	return <-outcome
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -181,15 +182,29 @@ func (m *meshPrefixes) save(accepted map[string][]netip.Prefix) {
 	})
 	b, err := json.MarshalIndent(list, "", " ")
 	if err == nil {
-		err = os.MkdirAll(filepath.Dir(m.path), 0o700)
-	}
-	if err == nil {
-		err = os.WriteFile(m.path+".tmp", append(b, '\n'), 0o600)
-	}
-	if err == nil {
-		err = os.Rename(m.path+".tmp", m.path)
+		err = replaceFile(m.path, append(b, '\n'))
 	}
 	if err != nil {
 		m.log.Error("journal of mesh prefixes not written", "path", m.path, "error", err)
 	}
+}
+
+// replaceFile writes a file whole or not at all, and so that it survives a loss
+// of power; it leaves one alone that says the same.
+func replaceFile(path string, data []byte) error {
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(path+".tmp", path)
 }

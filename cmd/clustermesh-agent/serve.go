@@ -109,8 +109,11 @@ func printStatus(ctx context.Context, args []string, out io.Writer) error {
 		return fmt.Errorf("-o %q is not known: use text or json", *format)
 	}
 	body, err := get(ctx, *socket, "/v1/status")
-	if err != nil || *format == "json" {
-		fmt.Fprintf(out, "%s", body)
+	if err != nil {
+		return err
+	}
+	if *format == "json" {
+		_, err = out.Write(body)
 		return err
 	}
 	var r status.Agent
@@ -141,5 +144,9 @@ func get(ctx context.Context, socket, path string) ([]byte, error) {
 		return nil, fmt.Errorf("ask agent at %s: %w", socket, err)
 	}
 	defer resp.Body.Close()
-	return io.ReadAll(io.LimitReader(resp.Body, 64<<20))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("agent at %s answers %s to GET %s: is it of another version?", socket, resp.Status, path)
+	}
+	return body, err
 }

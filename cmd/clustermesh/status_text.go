@@ -2,6 +2,7 @@ package main
 
 import (
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/clustermesh/clustermesh/pkg/status"
@@ -118,7 +119,7 @@ func printable(text string) string {
 		if r == '\n' || r == '\t' {
 			return ' '
 		}
-		if r < 0x20 || r >= 0x7f && r < 0xa0 || r == utf8.RuneError {
+		if !unicode.IsPrint(r) { // controls, and what changes the direction of text
 			return -1
 		}
 		return r

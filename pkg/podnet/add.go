@@ -172,11 +172,11 @@ func (s *Server) undo(ctx context.Context, e journal.Entry) error {
 	s.mu.Unlock()
 	if committed {
 		if err := s.journal.Put(e); err != nil {
-			s.opt.Log.ErrorContext(ctx, "failed ADD stays complete in the journal", "interface", e.Pod.HostIf, "err", err)
+			s.opt.Log.ErrorContext(ctx, "failed ADD stays complete in the journal", "interface", e.Pod.HostIf, "error", err)
 		}
 	}
 	if err := s.detach(e.Pod); err != nil {
-		s.opt.Log.ErrorContext(ctx, "failed ADD could not be undone; it is retried", "interface", e.Pod.HostIf, "err", err)
+		s.opt.Log.ErrorContext(ctx, "failed ADD could not be undone; it is retried", "interface", e.Pod.HostIf, "error", err)
 		return fmt.Errorf("undo: %w", err)
 	}
 	return nil

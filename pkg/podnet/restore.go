@@ -76,6 +76,6 @@ func (s *Server) adopt(entries []journal.Entry, veths map[string]bool) (dead []m
 
 func (s *Server) complain(component, object string, err error, remedy string) {
 	if s.opt.Board.Set(status.Key{Component: component, Object: object}, status.Degraded, err.Error(), remedy) {
-		s.opt.Log.Warn("pod bookkeeping trouble", "component", component, "object", object, "err", err)
+		s.opt.Log.Warn("pod bookkeeping trouble", "component", component, "object", object, "error", err)
 	}
 }

@@ -336,7 +336,7 @@ func (l *Loop[K, V]) report(err error) {
 	}
 	key := status.Key{Component: l.name}
 	if failing {
-		l.opt.Board.Set(key, status.Degraded, err.Error(), "it is retried; see the agent's log if it stays")
+		l.opt.Board.Set(key, status.Degraded, err.Error(), "it is retried; see the log if it stays")
 		return
 	}
 	l.opt.Board.Set(key, status.OK, fmt.Sprintf("%d rows", len(l.actual)), "")

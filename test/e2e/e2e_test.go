@@ -135,5 +135,5 @@ func sh(t *testing.T, n *lab.Node, line string) string {
 // routes is how many routes to other nodes' pod CIDRs a node holds.
 func routes(t *testing.T, n *lab.Node) string {
 	t.Helper()
-	return sh(t, n, "(ip route show table 7473; ip -6 route show table 7473) | grep -v unreachable | grep -v 'dev cm[0-9a-f]' | sort")
+	return sh(t, n, "(ip route show table 7473; ip -6 route show table 7473) | grep ' via ' | sort")
 }

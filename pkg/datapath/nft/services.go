@@ -38,15 +38,6 @@ func NewServices(space nl.Space, vips []netip.Prefix) *Services {
 	return &Services{conn: conn{space: space, name: servicesName}, vips: vips, held: map[service.FrontKey]service.Front{}}
 }
 
-// CleanupServices deletes the table.
-func CleanupServices(_ context.Context, space nl.Space) error {
-	t := NewServices(space, nil)
-	if err := t.open(); err != nil {
-		return err
-	}
-	return errors.Join(t.deleteTables(t.tables(nil)), t.Close())
-}
-
 func (t *Services) tables(stays []stay) []table { return []table{servicesSkeleton(t.vips, stays)} }
 
 // Counters returns what has been dropped, by reason (drop_…).

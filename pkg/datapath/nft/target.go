@@ -1,7 +1,9 @@
 // Package nft makes the tables `inet clustermesh` and `arp clustermesh` what
 // the plan says: rules that check what pods send and what comes out of the
 // tunnel, masquerading to outside of the mesh, and the sets that they look
-// things up in. Whatever is in these tables is ours. It decides nothing.
+// things up in; and the table `inet clustermesh-services`, by which connections
+// to Services are translated. Whatever is in these tables is ours. It decides
+// nothing.
 package nft
 
 import (
@@ -59,11 +61,11 @@ func (t *Target) Counters(context.Context) (map[string]Counter, error) {
 	return t.counters(skeleton(plan.Rules{}))
 }
 
-// Cleanup deletes both tables.
+// Cleanup deletes all tables of this package.
 func Cleanup(_ context.Context, space nl.Space) error {
 	t := New(space)
 	if err := t.open(); err != nil {
 		return err
 	}
-	return errors.Join(t.deleteTables(skeleton(plan.Rules{})), t.Close())
+	return errors.Join(t.deleteTables(append(skeleton(plan.Rules{}), servicesSkeleton(nil, nil))), t.Close())
 }

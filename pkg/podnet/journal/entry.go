@@ -53,13 +53,21 @@ func (e Entry) file() file {
 	}
 }
 
+// VersionError says that an entry was written by an agent of another version,
+// whose pods are running.
+type VersionError struct{ Version int }
+
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("the entry has version %d, this agent knows %d: run the version of clustermesh-agent that wrote it, or drain the node first", e.Version, version)
+}
+
 func decode(data []byte) (Entry, error) {
 	var f file
 	if err := json.Unmarshal(data, &f); err != nil {
 		return Entry{}, fmt.Errorf("decode: %w", err)
 	}
 	if f.Version != version {
-		return Entry{}, fmt.Errorf("version is %d, this agent knows %d", f.Version, version)
+		return Entry{}, &VersionError{f.Version}
 	}
 	if f.ContainerID == "" || f.IfName == "" || f.HostIf == "" {
 		return Entry{}, fmt.Errorf("containerID %q, ifName %q, hostIf %q: none may be empty", f.ContainerID, f.IfName, f.HostIf)

@@ -97,6 +97,8 @@ func (j *Journal) Delete(hostIf string) error {
 
 // Load returns all entries, oldest first. Files that make no sense are moved
 // aside and returned as problems; leftovers of an interrupted Put are removed.
+// An entry of another version is an error: its pod lives, and must not be taken
+// for one that is unknown.
 func (j *Journal) Load() ([]Entry, []Problem, error) {
 	files, err := os.ReadDir(j.dir)
 	if err != nil {
@@ -114,6 +116,10 @@ func (j *Journal) Load() ([]Entry, []Problem, error) {
 			if e, err = read(path); err == nil {
 				entries = append(entries, e)
 				continue
+			}
+			var other *VersionError
+			if errors.As(err, &other) {
+				return nil, nil, fmt.Errorf("read journal entry %s: %w", path, err)
 			}
 			problems = append(problems, Problem{File: path + rejected, Err: err})
 			err = os.Rename(path, path+rejected)

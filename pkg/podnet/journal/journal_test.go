@@ -10,9 +10,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/clustermesh/clustermesh/pkg/model"
 )
 
 func entry(id string, minute int) Entry {
