@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/reconcile"
 	"github.com/clustermesh/clustermesh/pkg/service"
+	"github.com/clustermesh/clustermesh/pkg/wire"
 )
 
 var serviceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:96::/112")}
@@ -303,3 +305,59 @@ func accepted(t *testing.T, s nl.Space) (n int64) {
 	}
 	return n
 }
+
+// TestServicesScale: 10,000 Services with 10 backends each, in both families, and
+// changes at that size. It prints times; what it checks is that all is there.
+func TestServicesScale(t *testing.T) {
+	if testing.Short() {
+		t.Skip("loads 10,000 Services")
+	}
+	planner := service.NewPlanner()
+	planner.SetBase(service.Base{Node: "n1", NodeAddrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}})
+	ports, slices := map[model.ServicePortKey]model.ServicePort{}, map[model.SliceKey]string{}
+	for i := range 10_000 {
+		ports[model.ServicePortKey{Namespace: "default", Name: fmt.Sprint("s", i)}] = model.ServicePort{Protocol: 6, Port: 80,
+			ClusterIPs: model.Addrs{V4: netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)})}}
+		slices[model.SliceKey{Namespace: "default", Name: fmt.Sprint("s", i)}] = crowdSlice(i, 10)
+	}
+	planner.SetPorts(ports, nil)
+	planner.SetSlices(slices, nil)
+	x := newServices(t, newSpace(t))
+	start := time.Now()
+	put(t, x, planner.Plan().Fronts, nil)
+	t.Logf("100,000 slots in the kernel after %v", time.Since(start))
+	took := map[string][]time.Duration{}
+	before := planner.Plan().Fronts
+	for i := range 40 {
+		n := 9 + 2*(i%2) // one backend less, or one more
+		start := time.Now()
+		planner.SetSlices(map[model.SliceKey]string{{Namespace: "default", Name: fmt.Sprint("s", 7*i)}: crowdSlice(7*i, n)}, nil)
+		next := planner.Plan().Fronts
+		took["plan"] = append(took["plan"], time.Since(start))
+		start = time.Now()
+		set, del := reconcile.Delta(before, next)
+		took["compare"] = append(took["compare"], time.Since(start))
+		start = time.Now()
+		put(t, x, set, del)
+		took["apply"] = append(took["apply"], time.Since(start))
+		before = next
+	}
+	for what, list := range took {
+		sort(list)
+		t.Logf("one EndpointSlice changed: %s p50 %v, worst %v", what, list[len(list)/2], list[len(list)-1])
+	}
+	if !same(t, "services", x, before) {
+		t.Error("not as planned in the end")
+	}
+}
+
+// crowdSlice is the slice of Service i with n backends.
+func crowdSlice(i, n int) string {
+	s := wire.Slice{Service: fmt.Sprint("s", i), Ports: []wire.Port{{Protocol: 6, Port: 8080}}}
+	for j := range n {
+		s.Endpoints = append(s.Endpoints, wire.SliceEndpoint{Addr: netip.AddrFrom4([4]byte{10, byte(1 + j), byte(i >> 8), byte(i)}), Ready: true, Serving: true})
+	}
+	return string(s.Encode())
+}
+
+func sort(list []time.Duration) { slices.Sort(list) }

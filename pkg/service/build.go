@@ -39,7 +39,7 @@ type builder struct {
 
 	lines      []status.Line
 	healthPort uint16
-	local      int // ready backends on this node
+	local      map[netip.Addr]bool // ready backends on this node
 }
 
 // backend is an endpoint with the number of the port in question.
@@ -59,12 +59,24 @@ func (b *builder) port(key model.ServicePortKey, s model.ServicePort) {
 	}
 	if s.ExternalLocal && s.HealthCheckNodePort != 0 {
 		b.healthPort = s.HealthCheckNodePort
-		for _, e := range all {
-			if e.Node == b.base.Node && e.Ready {
-				b.local++
+		for _, e := range onNode(all, b.base.Node) {
+			if e.Ready { // one that terminates gets no new clients from load balancers
+				b.local[e.Addr] = true
 			}
 		}
 	}
+}
+
+// ready is how many backends of the Service are ready on this node: a pod with an
+// address of each family is one.
+func (b *builder) ready() int {
+	six := 0
+	for a := range b.local {
+		if a.Is6() {
+			six++
+		}
+	}
+	return max(six, len(b.local)-six)
 }
 
 // backends are the endpoints that have the port, of all slices.

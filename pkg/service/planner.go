@@ -199,7 +199,7 @@ func (p *Planner) replan(r ref, touched map[FrontKey]bool) {
 		b.port(key, p.ports[key])
 	}
 	if b.healthPort != 0 {
-		p.health[r] = healthPort{b.healthPort, b.local}
+		p.health[r] = healthPort{b.healthPort, b.ready()}
 	}
 	if len(b.lines) > 0 {
 		p.trouble[r] = b.lines
@@ -208,7 +208,7 @@ func (p *Planner) replan(r ref, touched map[FrontKey]bool) {
 
 // builder returns the builder of a Service's claims, with its slices decoded.
 func (p *Planner) builder(r ref) *builder {
-	b := &builder{base: &p.base}
+	b := &builder{base: &p.base, local: map[netip.Addr]bool{}}
 	for k := range p.of(r).slices {
 		if s, err := wire.DecodeSlice([]byte(p.slices[k])); err == nil {
 			b.slices = append(b.slices, s)
