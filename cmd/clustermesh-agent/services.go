@@ -24,7 +24,7 @@ import (
 
 // services is the node's part in the Services of the cluster: it follows
 // Services and EndpointSlices, plans, and keeps the kernel as planned. With
-// kube-proxy kept there is nothing to plan, and the kernel is kept free of it.
+// kube-proxy kept, only the host ports of the node's pods are left to do.
 type services struct {
 	log    *slog.Logger
 	board  *status.Board
@@ -34,6 +34,7 @@ type services struct {
 
 	ports  *state.Table[model.ServicePortKey, model.ServicePort]
 	slices *state.Table[model.SliceKey, string]
+	vips   []netip.Prefix // of Services, if they are ours
 	target *nft.Services
 	loop   *reconcile.Loop[service.FrontKey, service.Front]
 	health *healthServers
@@ -45,11 +46,17 @@ type services struct {
 }
 
 func newServices(a *agent, opt reconcile.Options) *services {
+	vips := a.cfg.Cluster.ServiceCIDRs
+	if a.cfg.Services.KubeProxy == config.KubeProxyKeep {
+		vips = nil // what leads nowhere there is for kube-proxy to say
+	}
 	s := &services{log: a.log, board: a.board, client: a.client, cfg: a.cfg, world: a.world,
 		ports: state.New[model.ServicePortKey, model.ServicePort](), slices: state.New[model.SliceKey, string](),
-		target: nft.NewServices(nl.Space{}, a.cfg.Cluster.ServiceCIDRs), health: newHealthServers(a.board), change: &fanout{}}
-	s.ports.Expect(kube.Source)
-	s.slices.Expect(kube.Source)
+		vips: vips, target: nft.NewServices(nl.Space{}, vips), health: newHealthServers(a.board), change: &fanout{}}
+	if s.ours() {
+		s.ports.Expect(kube.Source)
+		s.slices.Expect(kube.Source)
+	}
 	s.loop = reconcile.NewLoop("services", s.target, s.wanted, opt, s.change.subscribe())
 	return s
 }
@@ -60,11 +67,11 @@ func (s *services) ours() bool { return s.cfg.Services.KubeProxy == config.KubeP
 func (s *services) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.loop.Run(ctx) })
+	g.Go(func() error { return s.follow(ctx) })
+	g.Go(func() error { return s.cutStale(ctx) })
 	if s.ours() {
 		g.Go(func() error { return s.client.RunServices(ctx, s.log, s.ports) })
 		g.Go(func() error { return s.client.RunSlices(ctx, s.log, s.cfg.Cluster.Name, s.slices) })
-		g.Go(func() error { return s.follow(ctx) })
-		g.Go(func() error { return s.cutStale(ctx) })
 		g.Go(func() error { return s.health.run(ctx) })
 	}
 	return g.Wait()
@@ -72,7 +79,7 @@ func (s *services) run(ctx context.Context) error {
 
 // follow plans after every change.
 func (s *services) follow(ctx context.Context) error {
-	ports, slices, base := s.ports.Follow(), s.slices.Follow(), s.world.change.subscribe()
+	ports, slices, pods, base := s.ports.Follow(), s.slices.Follow(), s.world.pods.Follow(), s.world.change.subscribe()
 	planner, lines, known := service.NewPlanner(), shown{}, false
 	for {
 		select {
@@ -80,6 +87,7 @@ func (s *services) follow(ctx context.Context) error {
 			return ctx.Err()
 		case <-ports.C:
 		case <-slices.C:
+		case <-pods.C:
 		case <-base:
 			var b service.Base
 			if b, known = s.base(); known {
@@ -90,7 +98,9 @@ func (s *services) follow(ctx context.Context) error {
 		planner.SetPorts(setPorts, delPorts)
 		setSlices, delSlices, slicesSynced := slices.Take()
 		planner.SetSlices(setSlices, delSlices)
-		if !known || !portsSynced || !slicesSynced {
+		setPods, delPods, podsSynced := pods.Take()
+		planner.SetPods(setPods, delPods)
+		if !known || !podsSynced || !portsSynced || !slicesSynced {
 			continue // half the truth would send packets nowhere
 		}
 		p := planner.Plan()
@@ -108,12 +118,12 @@ func (s *services) follow(ctx context.Context) error {
 
 // wanted is what the kernel should hold.
 func (s *services) wanted() (map[service.FrontKey]service.Front, bool) {
-	if !s.ours() {
-		return nil, true
-	}
 	p := s.current()
-	if p == nil {
+	switch {
+	case p == nil:
 		return nil, false
+	case !s.ours() && len(p.Fronts) == 1: // nothing but the rules
+		return nil, true
 	}
 	return p.Fronts, true
 }
@@ -150,6 +160,10 @@ func (s *services) base() (service.Base, bool) {
 		}
 	}
 	b.NodeAddrs = sorted(b.NodeAddrs, netip.Addr.Compare)
+	for _, a := range underlay.Addrs {
+		b.HostAddrs = append(b.HostAddrs, a.Prefix.Addr())
+	}
+	b.HostAddrs = sorted(b.HostAddrs, netip.Addr.Compare)
 	b.Ours = append(b.Ours, s.cfg.Cluster.ServiceCIDRs...)
 	for _, prefixes := range s.world.mesh.byCluster() {
 		b.Ours = append(b.Ours, prefixes...)
@@ -193,7 +207,7 @@ func (s *services) cutStale(ctx context.Context) error {
 }
 
 func (s *services) cut(p *service.Plan) error {
-	n, err := conntrack.CutStale(nl.Space{}, p.Fronts, s.cfg.Cluster.ServiceCIDRs)
+	n, err := conntrack.CutStale(nl.Space{}, p.Fronts, s.vips)
 	key := status.Key{Component: "conntrack"}
 	if err != nil {
 		s.board.Set(key, status.Degraded, err.Error(), "UDP clients may keep on sending to backends that are gone until their flow times out")

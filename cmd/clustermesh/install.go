@@ -104,7 +104,7 @@ func install(ctx context.Context, flags *kubeFlags, deploy *deployFlags, out, er
 		return err
 	}
 	run.timeout = deploy.timeout
-	if err := checkInstallNodes(ctx, cluster, run.settings, func(warning string) { show.step("%s", warning) }); err != nil {
+	if err := checkCluster(ctx, cluster, run.settings, func(warning string) { show.step("%s", warning) }); err != nil {
 		return err
 	}
 	rendered, err := run.install(ctx, true)

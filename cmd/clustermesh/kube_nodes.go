@@ -8,10 +8,35 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/clustermesh/clustermesh/pkg/config"
 )
+
+// checkCluster compares the values with what there is in the cluster already. warn gets what may still come right.
+func checkCluster(ctx context.Context, cluster *kubeCluster, values config.Config, warn func(string)) error {
+	if err := checkInstallNodes(ctx, cluster, values, warn); err != nil {
+		return err
+	}
+	return checkKubeProxy(ctx, cluster, values, warn)
+}
+
+// checkKubeProxy warns of a kube-proxy that is to be replaced: both would translate, and only one set of rules would be
+// kept up to date when it goes.
+func checkKubeProxy(ctx context.Context, cluster *kubeCluster, settings config.Config, warn func(string)) error {
+	if settings.Services.KubeProxy != config.KubeProxyReplace {
+		return nil
+	}
+	_, err := cluster.typed.AppsV1().DaemonSets("kube-system").Get(ctx, "kube-proxy", metav1.GetOptions{})
+	switch {
+	case err == nil:
+		warn("kube-proxy runs in this cluster, and clustermesh replaces it: delete DaemonSet kube-system/kube-proxy once the agents are ready, or install with --set services.kubeProxy=keep")
+	case !apierrors.IsNotFound(err):
+		return fmt.Errorf("look for kube-proxy: %w", err)
+	}
+	return nil
+}
 
 // checkInstallNodes compares the values with what nodes have already: pod CIDRs of a node can never be changed, so values that
 // do not fit would leave it without network. warn gets what may still come right by itself.

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -17,10 +18,11 @@ func TestCheckNodes(t *testing.T) {
 	node := func(name string, cidrs ...string) runtime.Object {
 		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{PodCIDRs: cidrs}}
 	}
+	kubeProxy := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "kube-proxy"}}
 	tests := map[string]struct {
-		nodes     []runtime.Object
-		mode      string
-		err, warn string
+		nodes       []runtime.Object
+		mode, proxy string
+		err, warn   string
 	}{
 		"fits":                {nodes: []runtime.Object{node("a", "10.1.0.0/24", "fd00:1:0:1::/64")}},
 		"outside":             {nodes: []runtime.Object{node("a", "10.1.0.0/24"), node("b", "10.2.7.0/24")}, err: "10.2.7.0/24, which node b has for its pods; give all pod CIDRs of the cluster, for example --set cluster.podCIDRs={10.2.0.0/16}"},
@@ -29,6 +31,8 @@ func TestCheckNodes(t *testing.T) {
 		"none yet":            {nodes: []runtime.Object{node("a")}, warn: "nodes without pod CIDR: a; kube-controller-manager"},
 		"none, from our pool": {nodes: []runtime.Object{node("a")}, mode: config.IPAMClusterPool},
 		"no nodes":            {},
+		"kube-proxy runs":     {nodes: []runtime.Object{kubeProxy}, warn: "kube-proxy runs in this cluster, and clustermesh replaces it"},
+		"kube-proxy stays":    {nodes: []runtime.Object{kubeProxy}, proxy: config.KubeProxyKeep},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -37,9 +41,12 @@ func TestCheckNodes(t *testing.T) {
 			if tt.mode != "" {
 				values.IPAM.Mode = tt.mode
 			}
+			if tt.proxy != "" {
+				values.Services.KubeProxy = tt.proxy
+			}
 			var warned string
 			cluster := &kubeCluster{typed: fake.NewClientset(tt.nodes...)}
-			err := checkInstallNodes(t.Context(), cluster, values, func(w string) { warned = w })
+			err := checkCluster(t.Context(), cluster, values, func(w string) { warned = w })
 			if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
 				t.Errorf("error %v, want %q", err, tt.err)
 			}

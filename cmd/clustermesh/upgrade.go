@@ -84,7 +84,7 @@ func prepareUpgrade(ctx context.Context, flags *kubeFlags, deploy *deployFlags, 
 
 func upgrade(ctx context.Context, run *deployment, deploy *deployFlags, out, errOut io.Writer) error {
 	show := newProgress(errOut)
-	if err := checkInstallNodes(ctx, run.cluster, run.settings, func(warning string) { show.step("%s", warning) }); err != nil {
+	if err := checkCluster(ctx, run.cluster, run.settings, func(warning string) { show.step("%s", warning) }); err != nil {
 		return err
 	}
 	rendered, err := run.upgrade(ctx, true)

@@ -119,4 +119,5 @@ type Pod struct {
 	IPs       Addrs
 	HostIf    string // name of the veth's end in the node's namespace
 	MAC       MAC    // of the end inside the pod
+	HostPorts string // see HostPorts
 }

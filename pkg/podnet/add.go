@@ -76,7 +76,8 @@ func (s *Server) reserve(req *request) (journal.Entry, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := journal.Entry{
-		Pod:     model.Pod{Key: req.key, Namespace: req.namespace(), Name: req.podName(), HostIf: HostIf(req.key), MAC: podMAC(req.key)},
+		Pod: model.Pod{Key: req.key, Namespace: req.namespace(), Name: req.podName(), HostIf: HostIf(req.key), MAC: podMAC(req.key),
+			HostPorts: model.JoinHostPorts(req.ports)},
 		Network: req.conf.Name, Created: s.opt.Now(),
 	}
 	if s.removing[e.Pod.HostIf] || s.hostIfTaken(e.Pod.HostIf) {

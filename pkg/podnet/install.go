@@ -72,14 +72,15 @@ func (i Install) Config() error {
 
 func conflist() ([]byte, error) {
 	type plugin struct {
-		Type string `json:"type"`
+		Type         string          `json:"type"`
+		Capabilities map[string]bool `json:"capabilities"` // what the runtime shall tell us of a pod
 	}
 	data, err := json.MarshalIndent(struct {
 		CNIVersion  string   `json:"cniVersion"`
 		CNIVersions []string `json:"cniVersions"`
 		Name        string   `json:"name"`
 		Plugins     []plugin `json:"plugins"`
-	}{api.Newest, api.Versions(), networkName, []plugin{{api.PluginType}}}, "", "  ")
+	}{api.Newest, api.Versions(), networkName, []plugin{{api.PluginType, map[string]bool{"portMappings": true}}}}, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encode CNI configuration: %w", err)
 	}

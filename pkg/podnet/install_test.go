@@ -55,7 +55,10 @@ const wantConflist = `{
   "name": "clustermesh",
   "plugins": [
     {
-      "type": "clustermesh-cni"
+      "type": "clustermesh-cni",
+      "capabilities": {
+        "portMappings": true
+      }
     }
   ]
 }

@@ -2,6 +2,7 @@ package podnet
 
 import (
 	"encoding/json"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -21,6 +22,7 @@ type request struct {
 	version string // of the CNI specification that the runtime speaks
 	key     model.PodKey
 	args    map[string]string
+	ports   []model.HostPort
 	netns   *os.File // passed by the plugin; may be nil
 }
 
@@ -49,6 +51,9 @@ func parse(in api.Request, netns *os.File) (*request, error) {
 		return r, refuse(api.CodeDecode, "check the network configuration on standard input", "decode network configuration: %v", err)
 	}
 	if err := r.checkVersion(); err != nil {
+		return r, err
+	}
+	if err := r.parsePorts(); err != nil {
 		return r, err
 	}
 	if err := utils.ValidateNetworkName(r.conf.Name); err != nil {
@@ -101,4 +106,36 @@ func parseArgs(s string) map[string]string {
 		}
 	}
 	return out
+}
+
+// parsePorts reads the host ports of the pod (CNI conventions, "portMappings").
+func (r *request) parsePorts() error {
+	var conf struct {
+		RuntimeConfig struct {
+			PortMappings []struct {
+				HostPort, ContainerPort int
+				Protocol, HostIP        string
+			} `json:"portMappings"`
+		} `json:"runtimeConfig"`
+	}
+	if err := json.Unmarshal(r.Config, &conf); err != nil {
+		return refuse(api.CodeDecode, "check runtimeConfig.portMappings", "decode network configuration: %v", err)
+	}
+	for _, m := range conf.RuntimeConfig.PortMappings {
+		if m.HostPort == 0 {
+			continue
+		}
+		protocol, known := map[string]uint8{"": 6, "tcp": 6, "udp": 17, "sctp": 132}[strings.ToLower(m.Protocol)]
+		if !known || m.HostPort < 0 || m.HostPort > 65535 || m.ContainerPort < 1 || m.ContainerPort > 65535 {
+			return refuse(api.CodeConfig, "use tcp, udp or sctp, and ports from 1 to 65535", "port mapping %d to %d/%s", m.HostPort, m.ContainerPort, m.Protocol)
+		}
+		p := model.HostPort{Protocol: protocol, Host: uint16(m.HostPort), Container: uint16(m.ContainerPort)}
+		if addr, err := netip.ParseAddr(m.HostIP); err == nil && !addr.IsUnspecified() {
+			p.Addr = addr.Unmap()
+		} else if m.HostIP != "" && err != nil {
+			return refuse(api.CodeConfig, "use an address of the node, or none for all", "hostIP %q of port mapping %d", m.HostIP, m.HostPort)
+		}
+		r.ports = append(r.ports, p)
+	}
+	return nil
 }

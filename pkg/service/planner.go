@@ -30,6 +30,8 @@ type Planner struct {
 	ports  map[model.ServicePortKey]model.ServicePort
 	slices map[model.SliceKey]string
 
+	pods map[model.PodKey]model.Pod // that have host ports
+
 	byService map[ref]*members
 	serviceOf map[model.SliceKey]ref
 	claims    map[FrontKey][]claim // never empty
@@ -57,7 +59,7 @@ type healthPort struct {
 // NewPlanner returns a planner that knows no rows.
 func NewPlanner() *Planner {
 	return &Planner{
-		ports: map[model.ServicePortKey]model.ServicePort{}, slices: map[model.SliceKey]string{},
+		ports: map[model.ServicePortKey]model.ServicePort{}, slices: map[model.SliceKey]string{}, pods: map[model.PodKey]model.Pod{},
 		byService: map[ref]*members{}, serviceOf: map[model.SliceKey]ref{}, claims: map[FrontKey][]claim{}, dirty: map[ref]bool{},
 		plan: &Plan{Fronts: map[FrontKey]Front{{}: {}}}, trouble: map[ref][]status.Line{}, health: map[ref]healthPort{},
 	}
@@ -65,7 +67,7 @@ func NewPlanner() *Planner {
 
 // SetBase sets what node and configuration fix.
 func (p *Planner) SetBase(b Base) {
-	if p.base.Node == b.Node && p.base.Zone == b.Zone && slices.Equal(p.base.NodeAddrs, b.NodeAddrs) &&
+	if p.base.Node == b.Node && p.base.Zone == b.Zone && slices.Equal(p.base.NodeAddrs, b.NodeAddrs) && slices.Equal(p.base.HostAddrs, b.HostAddrs) &&
 		slices.Equal(p.base.Ours, b.Ours) && slices.Equal(p.base.External, b.External) {
 		return
 	}
@@ -90,6 +92,28 @@ func (p *Planner) SetPorts(set map[model.ServicePortKey]model.ServicePort, del [
 		p.dirty[r] = true
 	}
 }
+
+// SetPods takes in changed and deleted pods of this node.
+func (p *Planner) SetPods(set map[model.PodKey]model.Pod, del []model.PodKey) {
+	for k, pod := range set {
+		if old, had := p.pods[k]; pod.HostPorts == "" && !had || old == pod {
+			continue
+		}
+		p.pods[k] = pod
+		p.dirty[podRef(k)] = true
+	}
+	for _, k := range del {
+		if _, had := p.pods[k]; had {
+			delete(p.pods, k)
+			p.dirty[podRef(k)] = true
+		}
+	}
+}
+
+// podRef stands for a pod among Services. No namespace has a slash.
+func podRef(k model.PodKey) ref { return ref{hostPorts, k.ContainerID + "/" + k.IfName} }
+
+const hostPorts = "host/ports"
 
 // SetSlices takes in changed and deleted EndpointSlices.
 func (p *Planner) SetSlices(set map[model.SliceKey]string, del []model.SliceKey) {
@@ -181,19 +205,24 @@ func (p *Planner) replan(r ref, touched map[FrontKey]bool) {
 	m.fronts = nil
 	delete(p.trouble, r)
 	delete(p.health, r)
-	if len(m.ports) == 0 {
-		if len(m.slices) == 0 {
-			delete(p.byService, r)
-		}
-		return
-	}
-	b := p.builder(r)
-	b.add = func(k FrontKey, c claim) {
+	add := func(k FrontKey, c claim) {
 		touched[k] = true
 		m.fronts = append(m.fronts, k)
 		i, _ := slices.BinarySearchFunc(p.claims[k], c, compareClaims)
 		p.claims[k] = slices.Insert(p.claims[k], i, c)
 	}
+	if r.namespace == hostPorts {
+		container, ifName, _ := strings.Cut(r.name, "/")
+		p.hostPorts(r, p.pods[model.PodKey{ContainerID: container, IfName: ifName}], add)
+	}
+	if len(m.ports) == 0 {
+		if len(m.slices) == 0 && len(m.fronts) == 0 {
+			delete(p.byService, r)
+		}
+		return
+	}
+	b := p.builder(r)
+	b.add = add
 	for _, name := range slices.Sorted(maps.Keys(m.ports)) {
 		key := model.ServicePortKey{Namespace: r.namespace, Name: r.name, Port: name}
 		b.port(key, p.ports[key])
@@ -203,6 +232,25 @@ func (p *Planner) replan(r ref, touched map[FrontKey]bool) {
 	}
 	if len(b.lines) > 0 {
 		p.trouble[r] = b.lines
+	}
+}
+
+// hostPorts makes the claims of a pod's host ports. The scheduler keeps two pods
+// with the same port apart; after Services, the smaller name has it.
+func (p *Planner) hostPorts(r ref, pod model.Pod, add func(FrontKey, claim)) {
+	for _, port := range model.ParseHostPorts(pod.HostPorts) {
+		for _, at := range p.base.HostAddrs {
+			ip := pod.IPs.V4
+			if at.Is6() {
+				ip = pod.IPs.V6
+			}
+			if !ip.IsValid() || port.Addr.IsValid() && port.Addr != at {
+				continue
+			}
+			slots, _ := Spread([]Backend{{netip.AddrPortFrom(ip, port.Container), 1}})
+			owner := model.ServicePortKey{Namespace: r.namespace, Name: r.name, Port: fmt.Sprintf("%s/%s:%d", pod.Namespace, pod.Name, port.Host)}
+			add(FrontKey{Addr: at, Protocol: port.Protocol, Port: port.Host}, claim{owner, Front{Slots: slots}, rank{external: true}})
+		}
 	}
 }
 

@@ -73,6 +73,8 @@ type Base struct {
 	Zone string // topology.kubernetes.io/zone of the node
 	// NodeAddrs are the node's addresses that NodePorts are served on.
 	NodeAddrs []netip.Addr
+	// HostAddrs are all addresses of the node, on which ports of pods are served.
+	HostAddrs []netip.Addr
 	// Ours are prefixes of nodes, pods and Services. An external address of a
 	// Service in there would take what belongs to somebody else.
 	Ours []netip.Prefix

@@ -212,3 +212,29 @@ func step(r *rand.Rand, p *Planner, ports map[model.ServicePortKey]model.Service
 	slices[key] = string(s.Encode())
 	p.SetSlices(map[model.SliceKey]string{key: slices[key]}, nil)
 }
+
+// TestHostPorts: a port of the node leads to its pod, on every address or on one,
+// and goes with the pod.
+func TestHostPorts(t *testing.T) {
+	p := NewPlanner()
+	base := testBase
+	base.HostAddrs = []netip.Addr{addr("192.0.2.1"), addr("192.0.2.2"), addr("2001:db8::1")}
+	p.SetBase(base)
+	key := model.PodKey{ContainerID: "c1", IfName: "eth0"}
+	pod := model.Pod{Key: key, Namespace: "default", Name: "web", IPs: model.Addrs{V4: addr("10.1.0.2")}, HostPorts: model.JoinHostPorts([]model.HostPort{
+		{Protocol: 6, Host: 8080, Container: 80}, {Protocol: 17, Host: 53, Container: 5353, Addr: addr("192.0.2.2")}})}
+	p.SetPods(map[model.PodKey]model.Pod{key: pod, {ContainerID: "c2", IfName: "eth0"}: {Namespace: "default", Name: "other"}}, nil)
+	want := "192.0.2.1:8080 6: forward 10.1.0.2\n192.0.2.2:53 17: forward 10.1.0.2\n192.0.2.2:8080 6: forward 10.1.0.2"
+	if got := show(p.Plan()); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	base.HostAddrs = base.HostAddrs[:1] // the node loses its other addresses
+	p.SetBase(base)
+	if got, want := show(p.Plan()), "192.0.2.1:8080 6: forward 10.1.0.2"; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	p.SetPods(nil, []model.PodKey{key})
+	if got := show(p.Plan()); got != "" {
+		t.Errorf("after the pod: %s", got)
+	}
+}

@@ -111,14 +111,25 @@ func (s *suite) connect(t *testing.T) {
 }
 
 func (s *suite) across(t *testing.T) {
-	s.waitRoutes(t, 8)
+	s.waitMesh(t)
 	reachAll(t, s.m, s.pods)
 }
 
 // waitRoutes waits until every node of west has n routes to other nodes, both families counted.
 func (s *suite) waitRoutes(t *testing.T, n int) {
 	t.Helper()
-	for _, name := range []string{"west-n1", "west-n2"} {
+	s.waitRoutesOn(t, n, "west-n1", "west-n2")
+}
+
+// waitMesh waits until every node has routes to all others.
+func (s *suite) waitMesh(t *testing.T) {
+	t.Helper()
+	s.waitRoutesOn(t, 8, "west-n1", "west-n2", "east-n1", "east-n2", "south-n1")
+}
+
+func (s *suite) waitRoutesOn(t *testing.T, n int, nodes ...string) {
+	t.Helper()
+	for _, name := range nodes {
 		eventually(t, 15*time.Second, func() error {
 			if got := routes(t, node(t, s.m, name)); len(strings.Fields(got)) == 0 || strings.Count(got, "\n")+1 != n {
 				return fmt.Errorf("%s has these routes, want %d:\n%s", name, n, got)
@@ -309,7 +320,7 @@ func (s *suite) disconnect(t *testing.T) {
 		t.Errorf("west lost south with east: %v", err)
 	}
 	must(t, s.m.Connect(t.Context(), "east", "west"))
-	s.waitRoutes(t, 8)
+	s.waitMesh(t)
 	reachAll(t, s.m, s.pods)
 }
 

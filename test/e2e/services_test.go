@@ -41,6 +41,7 @@ func TestServices(t *testing.T) {
 		{"load balancer, policy local", s.policyLocal},
 		{"nobody there", s.nobody},
 		{"affinity", s.affinity},
+		{"host port", s.hostPort},
 		{"agent killed under load", s.killAgent},
 		{"rules flushed", s.flush},
 		{"backend dies", s.backendDies},
@@ -267,6 +268,39 @@ func (s *serviceSuite) affinity(t *testing.T) {
 			t.Errorf("%s: always %v, also after the timeout", to, first)
 		}
 	}
+}
+
+// hostPort: a port of the node leads to the pod that asked for it, and outlives a
+// restart of the agent.
+func (s *serviceSuite) hostPort(t *testing.T) {
+	must(t, s.west.Apply(t.Context(), `apiVersion: v1
+kind: Pod
+metadata: {name: onport}
+spec:
+  nodeName: `+s.a.Node+`
+  terminationGracePeriodSeconds: 0
+  containers:
+    - name: probe
+      image: `+lab.ToolImage+`
+      command: [/bin/labtool, serve]
+      env: [{name: POD_NAME, value: onport}]
+      ports: [{containerPort: 8080, hostPort: 18080}, {containerPort: 8081, hostPort: 18081, protocol: UDP}]
+`))
+	pod := []fixture.Pod{{Name: "onport"}}
+	reach := func() {
+		t.Helper()
+		for i, addr := range s.hostA.IPs.All() {
+			s.both(t, s.outside, addr, 18080, 18081, want{pod, []netip.Addr{s.outside.IPs.All()[i]}}) // as itself
+			s.both(t, s.a, addr, 18080, 18081, want{pod, []netip.Addr{s.a.IPs.All()[i]}})
+			s.both(t, s.hostA, addr, 18080, 18081, want{pod, s.node(t, s.hostA)})
+		}
+	}
+	reach()
+	must(t, node(t, s.m, s.a.Node).Kill(t.Context(), "clustermesh-agent"))
+	reach()
+	_, err := s.west.Kubectl(t.Context(), "delete", "pod", "onport", "--wait")
+	must(t, err)
+	s.fails(t, s.outside, net.JoinHostPort(s.hostA.IPs.V4.String(), "18080"), "refused")
 }
 
 // killAgent: connections go on being made while the agent is away, and what

@@ -32,6 +32,7 @@ type file struct {
 	IPs         []netip.Addr `json:"ips"`
 	HostIf      string       `json:"hostIf"`
 	MAC         string       `json:"mac"`
+	HostPorts   string       `json:"hostPorts,omitempty"`
 	Network     string       `json:"network"`
 	Ready       bool         `json:"ready"`
 	Created     time.Time    `json:"created"`
@@ -47,13 +48,14 @@ func (e Entry) file() file {
 		IPs:         e.Pod.IPs.All(),
 		HostIf:      e.Pod.HostIf,
 		MAC:         net.HardwareAddr(e.Pod.MAC[:]).String(),
+		HostPorts:   e.Pod.HostPorts,
 		Network:     e.Network,
 		Ready:       e.Ready,
 		Created:     e.Created.UTC(),
 	}
 }
 
-// VersionError says that an entry was written by an agent of another version,
+// VersionError says that an entry was written by an agent of a newer version,
 // whose pods are running.
 type VersionError struct{ Version int }
 
@@ -66,8 +68,11 @@ func decode(data []byte) (Entry, error) {
 	if err := json.Unmarshal(data, &f); err != nil {
 		return Entry{}, fmt.Errorf("decode: %w", err)
 	}
-	if f.Version != version {
+	switch {
+	case f.Version > version:
 		return Entry{}, &VersionError{f.Version}
+	case f.Version != version:
+		return Entry{}, fmt.Errorf("version is %d, this agent knows %d", f.Version, version)
 	}
 	if f.ContainerID == "" || f.IfName == "" || f.HostIf == "" {
 		return Entry{}, fmt.Errorf("containerID %q, ifName %q, hostIf %q: none may be empty", f.ContainerID, f.IfName, f.HostIf)
@@ -80,7 +85,7 @@ func decode(data []byte) (Entry, error) {
 		Pod: model.Pod{
 			Key:       model.PodKey{ContainerID: f.ContainerID, IfName: f.IfName},
 			Namespace: f.Namespace, Name: f.Name,
-			HostIf: f.HostIf, MAC: model.MAC(mac),
+			HostIf: f.HostIf, MAC: model.MAC(mac), HostPorts: f.HostPorts,
 		},
 		Network: f.Network, Ready: f.Ready, Created: f.Created,
 	}

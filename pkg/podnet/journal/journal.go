@@ -97,7 +97,7 @@ func (j *Journal) Delete(hostIf string) error {
 
 // Load returns all entries, oldest first. Files that make no sense are moved
 // aside and returned as problems; leftovers of an interrupted Put are removed.
-// An entry of another version is an error: its pod lives, and must not be taken
+// An entry of a newer version is an error: its pod lives, and must not be taken
 // for one that is unknown.
 func (j *Journal) Load() ([]Entry, []Problem, error) {
 	files, err := os.ReadDir(j.dir)

@@ -84,7 +84,6 @@ func TestTornFiles(t *testing.T) {
 		"zeros":         "\x00\x00\x00\x00",
 		"truncated":     string(good[:len(good)/2]),
 		"other type":    "[]",
-		"newer version": strings.Replace(string(good), `"version":1`, `"version":2`, 1),
 		"other name":    strings.Replace(string(good), "cmgood", "cmother", 1),
 		"no address":    strings.Replace(string(good), `"10.0.0.2","fd00::2"`, ``, 1),
 		"two of v4":     strings.Replace(string(good), `fd00::2`, `10.0.0.3`, 1),
@@ -112,6 +111,21 @@ func TestTornFiles(t *testing.T) {
 				t.Errorf("leftover stays: %v", err)
 			}
 		})
+	}
+}
+
+// TestNewerVersion: entries that a newer agent wrote are left alone, and nothing
+// is loaded: their pods would be taken for unknown.
+func TestNewerVersion(t *testing.T) {
+	good, _ := os.ReadFile(written(t, entry("good", 1)))
+	path := filepath.Join(t.TempDir(), "cmgood.json")
+	write(t, path, strings.Replace(string(good), `"version":1`, `"version":2`, 1))
+	var newer *VersionError
+	if _, _, err := open(t, filepath.Dir(path)).Load(); !errors.As(err, &newer) {
+		t.Errorf("Load: %v, want a VersionError", err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
 	}
 }
 
