@@ -48,6 +48,8 @@ func to(t testing.TB, backends ...string) service.Front {
 	return service.Front{Slots: slots}
 }
 
+// TestContractServices: what the target promises, and that a front and its slots
+// change as one (invariant V3).
 func TestContractServices(t *testing.T) {
 	outside := front("198.51.100.7:80")
 	outside.Outside = true
@@ -184,7 +186,7 @@ func (l *serviceLab) at(p *testPod, six bool) string {
 	return netip.AddrPortFrom(addr, l.port[p]).String()
 }
 
-// TestServicePackets sends real packets to Services from pods, the node, and a
+// TestServicePackets (invariant V6) sends real packets to Services from pods, the node, and a
 // client outside, with backends here, on another node, and the client itself.
 func TestServicePackets(t *testing.T) {
 	for _, backend := range []model.Encap{model.EncapDirect, model.EncapVXLAN} {

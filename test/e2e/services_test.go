@@ -303,7 +303,7 @@ spec:
 	s.fails(t, s.outside, net.JoinHostPort(s.hostA.IPs.V4.String(), "18080"), "refused")
 }
 
-// killAgent: connections go on being made while the agent is away, and what
+// killAgent (invariants V4, V5): connections go on being made while the agent is away, and what
 // changed meanwhile counts soon after its return.
 func (s *serviceSuite) killAgent(t *testing.T) {
 	svc := s.service(t, "web", "selector: {app: probe}")

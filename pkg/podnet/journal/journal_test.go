@@ -80,16 +80,16 @@ func TestPutLoadDelete(t *testing.T) {
 func TestTornFiles(t *testing.T) {
 	good, _ := os.ReadFile(written(t, entry("good", 1)))
 	for name, content := range map[string]string{
-		"empty":         "",
-		"zeros":         "\x00\x00\x00\x00",
-		"truncated":     string(good[:len(good)/2]),
-		"other type":    "[]",
-		"other name":    strings.Replace(string(good), "cmgood", "cmother", 1),
-		"no address":    strings.Replace(string(good), `"10.0.0.2","fd00::2"`, ``, 1),
-		"two of v4":     strings.Replace(string(good), `fd00::2`, `10.0.0.3`, 1),
-		"bad address":   strings.Replace(string(good), `fd00::2`, `fd00::x`, 1),
-		"bad mac":       strings.Replace(string(good), `02:00:00:00:00:01`, `02`, 1),
-		"no container":  strings.Replace(string(good), `"containerID":"good"`, `"containerID":""`, 1),
+		"empty":        "",
+		"zeros":        "\x00\x00\x00\x00",
+		"truncated":    string(good[:len(good)/2]),
+		"other type":   "[]",
+		"other name":   strings.Replace(string(good), "cmgood", "cmother", 1),
+		"no address":   strings.Replace(string(good), `"10.0.0.2","fd00::2"`, ``, 1),
+		"two of v4":    strings.Replace(string(good), `fd00::2`, `10.0.0.3`, 1),
+		"bad address":  strings.Replace(string(good), `fd00::2`, `fd00::x`, 1),
+		"bad mac":      strings.Replace(string(good), `02:00:00:00:00:01`, `02`, 1),
+		"no container": strings.Replace(string(good), `"containerID":"good"`, `"containerID":""`, 1),
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
