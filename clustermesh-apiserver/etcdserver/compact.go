@@ -31,6 +31,9 @@ func (s *Server) compact(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			rev, ok := h.next(now, s.etcd.KV().Rev())
+			if s.crowded() { // history gives way before the quota stops every write
+				rev, ok = h.all(s.etcd.KV().Rev())
+			}
 			if !ok {
 				continue
 			}
@@ -42,6 +45,10 @@ func (s *Server) compact(ctx context.Context) {
 	}
 }
 
+// crowded tells whether what is in use has come near the quota: a peer may change
+// large rows faster than revisions and minutes can tell.
+func (s *Server) crowded() bool { return s.etcd.Backend().SizeInUse() > s.etcd.Cfg.QuotaBackendBytes/4 }
+
 // history remembers which revision was current when.
 type history struct {
 	seen []sample
@@ -51,6 +58,15 @@ type history struct {
 type sample struct {
 	at  time.Time
 	rev int64
+}
+
+// all gives up all history before the current revision, if there is any.
+func (h *history) all(current int64) (int64, bool) {
+	if current <= h.done {
+		return 0, false
+	}
+	h.done = current
+	return current, true
 }
 
 // next notes the current revision and says which one to compact to, if any. A

@@ -39,6 +39,16 @@ func (a *agent) runImport(ctx context.Context) error {
 	g.Go(func() error { return a.client.RunAPIServers(ctx, a.log, servers) })
 	g.Go(func() error { return a.client.RunSecret(ctx, a.log, kube.SecretAgent, secret) })
 	g.Go(func() error { return reader.Run(ctx) })
+	g.Go(func() error {
+		for {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-a.mesh.joined:
+				reader.Relist()
+			}
+		}
+	})
 	return g.Wait()
 }
 

@@ -46,12 +46,13 @@ type meshPrefixes struct {
 	peers   *state.Table[string, kube.Peer]
 	table   *state.Table[meshPrefix, struct{}]
 	nodes   *state.Table[model.NodeKey, model.Node]
-	ready   atomic.Bool // the table can be relied on
-	listed  atomic.Bool // the Peer objects were read, and their nodes are expected
+	ready   atomic.Bool   // the table can be relied on
+	listed  atomic.Bool   // the Peer objects were read, and their nodes are expected
+	joined  chan struct{} // readable after a peer has come, or come back: its rows may be there already
 }
 
 func newMeshPrefixes(log *slog.Logger, cluster config.Cluster, path string, nodes *state.Table[model.NodeKey, model.Node]) *meshPrefixes {
-	m := &meshPrefixes{log: log, cluster: cluster, path: path, nodes: nodes,
+	m := &meshPrefixes{log: log, cluster: cluster, path: path, nodes: nodes, joined: make(chan struct{}, 1),
 		peers: state.New[string, kube.Peer](), table: state.New[meshPrefix, struct{}]()}
 	m.peers.Expect(kube.Source)
 	own := map[meshPrefix]struct{}{}
@@ -97,7 +98,7 @@ func (m *meshPrefixes) complete() bool { return m.listed.Load() }
 // run follows the Peer objects until ctx ends.
 func (m *meshPrefixes) run(ctx context.Context) error {
 	wake := m.peers.Subscribe()
-	first := true
+	var before map[string][]netip.Prefix // nil at first
 	for {
 		select {
 		case <-ctx.Done():
@@ -109,23 +110,26 @@ func (m *meshPrefixes) run(ctx context.Context) error {
 			continue
 		}
 		accepted := m.accepted(peers)
-		m.follow(accepted, first)
+		m.follow(accepted, before == nil)
+		if before != nil {
+			m.welcome(before, accepted)
+		}
 		m.save(accepted)
 		m.table.Replace(kube.Source, rowsOf(accepted))
 		m.listed.Store(true) // only now: who trusts the table must find the Peers in it
 		m.ready.Store(true)
 		m.table.Drop(sourceJournal)
-		first = false
+		before = accepted
 	}
 }
 
-// accepted are the pod ranges of the Peers that can be used. The API server
-// decides by the same function, and says in a Peer's conditions why it is not.
+// accepted are the pod ranges of the Peers that are what they say. The API server
+// decides by the same function, and says in a Peer's conditions why one is not.
 func (m *meshPrefixes) accepted(peers map[string]kube.Peer) map[string][]netip.Prefix {
 	own := mesh.Own{Cluster: m.cluster.Name, PodCIDRs: m.cluster.PodCIDRs, ServiceCIDRs: m.cluster.ServiceCIDRs}
 	out := map[string][]netip.Prefix{}
 	for name, verdict := range mesh.Accept(own, slices.Collect(maps.Values(peers))) {
-		if verdict.Usable() {
+		if verdict.Rules != nil { // also one that can't be connected to just now: what its pods have stays theirs
 			out[name] = verdict.Rules.PodCIDRs
 		}
 	}
@@ -144,6 +148,19 @@ func (m *meshPrefixes) follow(accepted map[string][]netip.Prefix, first bool) {
 		name, ours := strings.CutPrefix(source, peerSource(""))
 		if _, still := accepted[name]; ours && !still {
 			m.nodes.Drop(source)
+		}
+	}
+}
+
+// welcome asks for a list when a peer comes after the start: what the mirror holds
+// of it may be from before it went, and does not come again by itself.
+func (m *meshPrefixes) welcome(before, accepted map[string][]netip.Prefix) {
+	for name := range accepted {
+		if _, old := before[name]; !old {
+			select {
+			case m.joined <- struct{}{}:
+			default:
+			}
 		}
 	}
 }

@@ -81,6 +81,7 @@ func (s *services) run(ctx context.Context) error {
 func (s *services) follow(ctx context.Context) error {
 	ports, slices, pods, base := s.ports.Follow(), s.slices.Follow(), s.world.pods.Follow(), s.world.change.subscribe()
 	planner, lines, known := service.NewPlanner(), shown{}, false
+	var later <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -89,10 +90,16 @@ func (s *services) follow(ctx context.Context) error {
 		case <-slices.C:
 		case <-pods.C:
 		case <-base:
-			var b service.Base
-			if b, known = s.base(); known {
-				planner.SetBase(b)
+			if known {
+				if later == nil { // it is in no hurry, and looks at every node of the mesh
+					later = time.After(time.Second)
+				}
+				continue
 			}
+			known = s.rebase(planner)
+		case <-later:
+			later = nil
+			known = s.rebase(planner)
 		}
 		setPorts, delPorts, portsSynced := ports.Take()
 		planner.SetPorts(setPorts, delPorts)
@@ -114,6 +121,16 @@ func (s *services) follow(ctx context.Context) error {
 			s.change.wake()
 		}
 	}
+}
+
+// rebase tells the planner what node and configuration have to say, if that is
+// known.
+func (s *services) rebase(p *service.Planner) bool {
+	b, known := s.base()
+	if known {
+		p.SetBase(b)
+	}
+	return known
 }
 
 // wanted is what the kernel should hold.

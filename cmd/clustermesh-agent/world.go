@@ -43,12 +43,14 @@ type world struct {
 	computing sync.Mutex   // held over a whole computation
 	planner   plan.Planner // guarded by computing
 	lines     shown        // guarded by computing: what the last plan put on the board
+	planned   versions     // guarded by computing: what the last plan was made from
 
-	mu       sync.Mutex
-	plan     *plan.Plan      // guarded by mu; its rows are the planner's
-	settled  bool            // guarded by mu; stays true: see publish
-	missing  plan.Unreported // guarded by mu: of peers
-	underlay plan.Underlay   // guarded by mu
+	mu        sync.Mutex
+	plan      *plan.Plan      // guarded by mu; its rows are the planner's
+	settled   bool            // guarded by mu; stays true: see publish
+	missing   plan.Unreported // guarded by mu: of peers
+	underlay  plan.Underlay   // guarded by mu
+	underlays uint64          // guarded by mu: changes of it
 }
 
 func newWorld(a *agent) *world {
@@ -128,6 +130,10 @@ func (w *world) restore() error {
 func (w *world) refresh() error {
 	w.computing.Lock()
 	defer w.computing.Unlock()
+	now := w.versions() // before the tables are read: what changes meanwhile counts again
+	if now == w.planned {
+		return nil // both who changes a pod and who follows the pods ask for this
+	}
 	in, settled, missing := w.input()
 	local, known := in.Nodes[w.local]
 	switch {
@@ -143,7 +149,20 @@ func (w *world) refresh() error {
 	w.publish(p, settled, missing)
 	w.lines.show(w.board, w.log, p.Lines)
 	w.change.wake()
+	w.planned = now
 	return nil
+}
+
+// versions are those of all that a plan is made from.
+type versions struct {
+	nodes, pods, mesh, underlay uint64
+	listed                      bool
+}
+
+func (w *world) versions() versions {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return versions{w.nodes.Version(), w.pods.Version(), w.mesh.table.Version(), w.underlays, w.mesh.complete()}
 }
 
 // input is the input of a plan, whether our own cluster and this node have been
@@ -285,6 +304,9 @@ func (w *world) readUnderlay(ctx context.Context, space nl.Space) error {
 	w.mu.Lock()
 	same := w.underlay.MTU == u.MTU && slices.Equal(w.underlay.Addrs, u.Addrs)
 	w.underlay = u
+	if !same {
+		w.underlays++
+	}
 	w.mu.Unlock()
 	if same {
 		return nil

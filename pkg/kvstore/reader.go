@@ -199,6 +199,8 @@ func (r *Reader) session(ctx context.Context, endpoint string) (up bool, err err
 		r.opt.Log.Info("listing again", "prefix", r.opt.Prefix, "endpoint", endpoint, "reason", wire.Shown(again.why.Error(), maxError))
 		if again.failed {
 			r.update(func(s *State) { s.Error = again.Error() })
+		}
+		if again.failed || !again.asked && time.Since(start) < maxBackoff { // a source must not make us list all the time
 			wait.next(ctx, time.Since(start))
 		}
 	}
@@ -218,6 +220,7 @@ func (r *Reader) follow(ctx context.Context, src *source) error {
 type listAgainError struct {
 	why    error
 	failed bool // and so not at once
+	asked  bool // by the receiver, who bounds how often
 }
 
 func (e *listAgainError) Error() string { return fmt.Sprintf("list again: %v", e.why) }

@@ -46,7 +46,7 @@ func (r *Reader) watch(ctx context.Context, src *source) error {
 		case err := <-failed:
 			return err
 		case <-r.relist:
-			return &listAgainError{why: errors.New("the receiver asked for it")}
+			return &listAgainError{why: errors.New("the receiver asked for it"), asked: true}
 		case <-look.C:
 			if !slices.Contains(r.endpoints(), src.endpoint) {
 				return fmt.Errorf("%s is not an endpoint any more", src.endpoint)
@@ -122,7 +122,10 @@ func (r *Reader) take(ctx context.Context, src *source, resp *watchResponse, mor
 		r.revision = b.revision
 		r.update(func(s *State) { s.Revision, s.Error = r.revision, "" })
 	}
-	return r.listMarked(ctx, src, b.marks)
+	if err := r.listMarked(ctx, src, b.marks); err != nil {
+		return &listAgainError{why: err, failed: true} // the marks do not come again
+	}
+	return nil
 }
 
 // batch is what was gathered from some responses.

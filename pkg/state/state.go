@@ -6,6 +6,7 @@ package state
 
 import (
 	"maps"
+	"slices"
 	"sync"
 )
 
@@ -19,6 +20,7 @@ type Table[K, V comparable] struct {
 	subs     []chan struct{}    // guarded by mu
 
 	followers []*Changes[K, V] // guarded by mu
+	version   uint64           // guarded by mu
 }
 
 // New returns an empty table that expects no source.
@@ -33,6 +35,7 @@ func (t *Table[K, V]) Expect(sources ...string) {
 	for _, s := range sources {
 		if _, known := t.expected[s]; !known {
 			t.expected[s] = false
+			t.version++
 		}
 	}
 }
@@ -135,18 +138,8 @@ func (t *Table[K, V]) Snapshot() (rows map[K]V, synced bool) {
 		n += len(r)
 	}
 	rows = make(map[K]V, n)
-	winner := make(map[K]string)
-	single := len(t.claims) == 1
-	for source, claimed := range t.claims {
-		for k, v := range claimed {
-			if !single {
-				if w, taken := winner[k]; taken && w < source {
-					continue
-				}
-				winner[k] = source
-			}
-			rows[k] = v
-		}
+	for _, source := range slices.Backward(slices.Sorted(maps.Keys(t.claims))) {
+		maps.Copy(rows, t.claims[source]) // the first name last: its claims win
 	}
 	return rows, t.syncedLocked()
 }
@@ -196,8 +189,16 @@ func (t *Table[K, V]) Subscribe() <-chan struct{} {
 	return c
 }
 
+// Version is a number that changes whenever anything else of the table does.
+func (t *Table[K, V]) Version() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.version
+}
+
 // wakeLocked leaves a wake-up with every subscriber; it never blocks.
 func (t *Table[K, V]) wakeLocked() {
+	t.version++
 	for _, c := range t.subs {
 		select {
 		case c <- struct{}{}:
