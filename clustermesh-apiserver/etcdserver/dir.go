@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
@@ -24,7 +25,8 @@ import (
 // etcd runs without fsync: the rows are derived, a killed process loses nothing
 // that the kernel has, and a row is visible in a fraction of the time. Only a
 // machine that goes down loses writes, and may lose them out of order. So a
-// store that was not closed is believed during the same boot only.
+// store that was not closed is believed during the same boot only, and none that
+// was not in use for an hour.
 type dataDir struct {
 	root string
 	lock *os.File
@@ -42,7 +44,10 @@ func (d dataDir) store() string   { return filepath.Join(d.root, "store") }
 func (d dataDir) etcd() string    { return filepath.Join(d.store(), "etcd") }
 func (d dataDir) bootID() string  { return filepath.Join(d.store(), "boot") }
 func (d dataDir) opening() string { return filepath.Join(d.store(), "opening") }
-func (d dataDir) aside() string   { return filepath.Join(d.root, "aside") }
+func (d dataDir) database() string {
+	return filepath.Join(d.etcd(), "member", "snap", "db")
+}
+func (d dataDir) aside() string { return filepath.Join(d.root, "aside") }
 
 // openDir makes the directory, takes it, and puts aside a store in it that can't
 // be trusted.
@@ -103,8 +108,18 @@ func (d dataDir) doubt() (string, error) {
 	if s := string(wrote); s != synced && s != currentBoot() {
 		return "the machine went down while it was in use", nil
 	}
+	info, err := os.Stat(d.database())
+	if err == nil && time.Since(info.ModTime()) > longAway {
+		return "it was last written at " + info.ModTime().UTC().Format(time.RFC3339), nil
+	}
 	return "", nil
 }
+
+// longAway is how long ago a store may have been written to be believed. A server
+// writes its heartbeat every few seconds; one that comes back to a node after
+// days would otherwise vouch, with the marks of then, for who was there then, and
+// agents and peers would delete who has come since.
+const longAway = time.Hour
 
 // putAside makes place for a new store and keeps the old one for inspection.
 func (d dataDir) putAside() error {
@@ -149,7 +164,7 @@ func (d dataDir) markSynced() error {
 // checkDatabase opens the database once before etcd does, which opens it in a
 // goroutine of its own and panics there, out of our reach.
 func (d dataDir) checkDatabase() error {
-	path := filepath.Join(d.etcd(), "member", "snap", "db")
+	path := d.database()
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

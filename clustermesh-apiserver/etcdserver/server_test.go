@@ -50,6 +50,12 @@ func TestReopen(t *testing.T) {
 		{"machine rebooted after close", func(*testing.T, string) {}, true, ""},
 		{"machine went down", func(t *testing.T, d string) { overwrite(t, filepath.Join(d, "boot"), "another boot") }, false, "machine went down"},
 		{"died while opening", func(t *testing.T, d string) { overwrite(t, filepath.Join(d, "opening"), "") }, false, "did not come back"},
+		{"long away", func(t *testing.T, d string) {
+			old := time.Now().Add(-2 * time.Hour)
+			if err := os.Chtimes(filepath.Join(d, "etcd/member/snap/db"), old, old); err != nil {
+				t.Fatal(err)
+			}
+		}, false, "last written at"},
 		{"unknown origin", func(t *testing.T, d string) { remove(t, filepath.Join(d, "boot")) }, false, "does not say"},
 		{"garbage in the database", func(t *testing.T, d string) {
 			overwrite(t, filepath.Join(d, "etcd/member/snap/db"), strings.Repeat("garbage", 10000))
