@@ -28,6 +28,7 @@ func TestMesh(t *testing.T) {
 		{"connect refuses", s.refuse},
 		{"connect", s.connect},
 		{"pods of three clusters", s.across},
+		{"hostile peer", s.hostile},
 		{"agent killed under traffic", s.killAgent},
 		{"API server killed under traffic", s.killServer},
 		{"upgrade under traffic", s.upgrade},
