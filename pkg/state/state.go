@@ -1,7 +1,7 @@
 // Package state holds what sources have reported: tables of rows, one claim
 // per source and key. It owns no goroutine and does no I/O. A channel carries
-// only the wake-up; readers always look at the whole table, so no code depends
-// on seeing a particular event.
+// only the wake-up; readers look at the table, whole or at what differs since
+// they last did, so no code depends on seeing a particular event.
 package state
 
 import (
