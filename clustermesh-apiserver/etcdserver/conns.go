@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -160,6 +162,20 @@ func (f *Front) Conns() map[pki.Identity]int {
 	out := map[pki.Identity]int{}
 	for c := range f.conns {
 		out[c.id]++
+	}
+	return out
+}
+
+// Callers are the addresses that a peer's connections come from, each once.
+func (f *Front) Callers(peer string) []netip.Addr {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []netip.Addr
+	for c := range f.conns {
+		ap, err := netip.ParseAddrPort(c.RemoteAddr().String())
+		if addr := ap.Addr().Unmap(); err == nil && c.id == (pki.Identity{Role: pki.RolePeer, Name: peer}) && !slices.Contains(out, addr) {
+			out = append(out, addr)
+		}
 	}
 	return out
 }

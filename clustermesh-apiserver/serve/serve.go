@@ -144,7 +144,7 @@ func newServer(ctx context.Context, opt Options, logTo io.Writer) (*server, erro
 	}
 	meters := newMeters(s.registry)
 	s.front = etcdserver.NewFront(s.cfg.Cluster.Name, s.store.backend, etcdserver.FrontOptions{Log: s.log, Trust: s.trust.current, Meter: meters})
-	s.peers = mesh.NewSet(mesh.Options{Own: own, Store: s.store.client, Cert: s.keys.peer, Log: s.log, Now: time.Now, Meter: meters, Recall: s.recall},
+	s.peers = mesh.NewSet(mesh.Options{Own: own, Store: s.store.client, Cert: s.keys.peer, Log: s.log, Now: time.Now, Meter: meters, Recall: s.recall, Callers: s.front.Callers},
 		s.tables.peers, s.tables.nodes)
 	s.registry.MustRegister(mesh.NewCollector(s.peers), s.store)
 	if s.export, err = s.newExport(ctx); err != nil {

@@ -9,9 +9,10 @@ import (
 	"github.com/clustermesh/clustermesh/pkg/config"
 )
 
-// endpoints are those of the Peer object, those that the peer announces, and
-// then its nodes: a server that moved to another node while nobody listened
-// is found there. TLS proves who answers, so a wrong address can do no harm.
+// endpoints are those of the Peer object, those that the peer announces, then
+// where its own connections to us come from, and its nodes: a server whose
+// address changed, or that moved to another node, while nobody listened is found
+// there. TLS proves who answers, so a wrong address can do no harm.
 func (l *link) endpoints() []string {
 	out := slices.Clone(l.rules.Endpoints)
 	l.mu.Lock()
@@ -26,7 +27,12 @@ func (l *link) endpoints() []string {
 		}
 	}
 	port := meshPort(out)
-	for _, a := range l.claims.someAddrs(l.rules.Peer, maxNodes) {
+	var more []netip.Addr
+	if l.opt.Callers != nil {
+		callers := l.opt.Callers(l.rules.Peer)
+		more = callers[:min(len(callers), maxLearnt)]
+	}
+	for _, a := range append(more, l.claims.someAddrs(l.rules.Peer, maxNodes)...) {
 		if e := netip.AddrPortFrom(a, port).String(); !slices.Contains(out, e) {
 			out = append(out, e)
 		}

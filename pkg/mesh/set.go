@@ -33,6 +33,8 @@ type Options struct {
 	// Recall returns endpoints that a peer announced in an earlier life of ours,
 	// for a store that was lost; nil: none.
 	Recall func(ctx context.Context, peer string) []string
+	// Callers returns where a peer's own connections to us come from; nil: none.
+	Callers func(peer string) []netip.Addr
 }
 
 // Meter counts what a Set does.

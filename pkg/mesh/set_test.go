@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -37,6 +38,8 @@ type ours struct {
 	set   *mesh.Set
 	log   *slog.Logger
 	stop  func()
+
+	callers func(peer string) []netip.Addr // nil: none
 }
 
 func newOurs(t *testing.T) *ours {
@@ -51,7 +54,7 @@ func newOurs(t *testing.T) *ours {
 func (o *ours) start() {
 	o.set = mesh.NewSet(mesh.Options{
 		Own:   mesh.Own{Cluster: "us", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}},
-		Store: o.Store.Client(), Cert: func() pki.Pair { return o.cert }, Log: o.log, Now: time.Now,
+		Store: o.Store.Client(), Cert: func() pki.Pair { return o.cert }, Log: o.log, Now: time.Now, Callers: o.callers,
 	}, o.peers, o.nodes)
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
@@ -423,4 +426,26 @@ func TestOwnNodeWins(t *testing.T) {
 	o.wantMirror("east", "cluster", "heartbeat", "node/n1")
 	o.nodes.Update(kube.Source, nil, []model.NodeKey{key})
 	o.wantMirror("east", "cluster", "heartbeat", "node/n1", "node/n2")
+}
+
+// TestCaller: a peer whose server is where nobody said it would be is found at the
+// address that its own connection comes from.
+func TestCaller(t *testing.T) {
+	o := newOurs(t)
+	east := newPeer(o, "east")
+	host, port, err := net.SplitHostPort(east.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.callers = func(peer string) []netip.Addr {
+		if peer != "east" {
+			return nil
+		}
+		return []netip.Addr{netip.MustParseAddr(host)}
+	}
+	publish(east, [2]string{"n1", "192.0.2.1 10.2.1.0/24"})
+	vouch(east)
+	o.start()
+	o.connect(east, 2, func(s *v1alpha1.PeerSpec) { s.Endpoints = []string{"127.0.0.99:" + port} }) // nobody is there
+	o.wantMirror("east", "cluster", "heartbeat", "node/n1")
 }
