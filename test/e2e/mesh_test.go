@@ -290,12 +290,14 @@ func (s *suite) reboot(t *testing.T) {
 	})
 }
 
-// readdress: a node gets other addresses; everybody follows.
+// readdress: a node gets other addresses, and the mesh API server on it with them;
+// everybody follows, though nobody is left to tell where it is now.
 func (s *suite) readdress(t *testing.T) {
 	n := node(t, s.m, "east-n2")
+	s.moveServer(t, "east", n)
 	old := n.Addrs.V4.String()
 	must(t, n.Readdress(t.Context(), 42))
-	// Its API server may be east's mesh API: then both ends must first notice that their connection is dead.
+	// Both ends must first notice that their connections are dead.
 	eventually(t, time.Minute, func() error {
 		if got := routes(t, node(t, s.m, "west-n1")); strings.Contains(got, "via "+old+" ") || !strings.Contains(got, "via "+n.Addrs.V4.String()+" ") {
 			return fmt.Errorf("west-n1 has not followed from %s to %s:\n%s", old, n.Addrs.V4, got)
@@ -306,6 +308,26 @@ func (s *suite) readdress(t *testing.T) {
 		_, err := s.m.Reach(t.Context(), s.of("west")[0], s.of("east")[1])
 		return err
 	})
+}
+
+// moveServer makes a cluster's API server run on a node.
+func (s *suite) moveServer(t *testing.T, cluster string, to *lab.Node) {
+	t.Helper()
+	from, _ := s.server(t, cluster)
+	if from.Name == to.Name {
+		return
+	}
+	sh(t, from, "kubectl cordon "+from.Name+"; kubectl delete pod -n clustermesh-system -l app.kubernetes.io/component=apiserver --wait")
+	eventually(t, time.Minute, func() error {
+		if len(to.PIDs("clustermesh-apiserver")) == 0 {
+			return fmt.Errorf("%s does not run clustermesh-apiserver", to.Name)
+		}
+		return nil
+	})
+	sh(t, from, "kubectl uncordon "+from.Name)
+	_, ready := s.server(t, cluster)
+	eventually(t, time.Minute, ready)
+	s.waitSynced(t, "west", cluster)
 }
 
 // disconnect: one side alone, then the other; nothing is left; then again.
