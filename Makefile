@@ -15,7 +15,7 @@ include test/lab/lab.mk
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help demo demo-down test unit e2e lint bench golden fuzz
+.PHONY: help demo demo-down test unit e2e lint bench generate golden fuzz
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -42,6 +42,11 @@ e2e: ## the lab's own tests, then the product on real clusters
 
 bench: lab-deps lab-build images ## print the figures, write bin/bench.json
 	$(GO) run ./test/bench -only '$(ONLY)' -out bin/bench.json
+
+# The committed objects are those of Debian 12's clang.
+generate: ## rebuild what is generated (needs clang)
+	@command -v clang llvm-strip >/dev/null && [ -e /usr/include/bpf/bpf_helpers.h ] || { apt-get update -q && apt-get install -y -q --no-install-recommends clang llvm libbpf-dev; }
+	$(GO) generate ./...
 
 golden: ## rewrite golden files
 	$(GO) test ./pkg/wire ./cmd/clustermesh -update

@@ -64,7 +64,7 @@ func Spread(backends []Backend) (slots Slots, even bool) {
 	var out []byte
 	for i, b := range backends {
 		for range counts[i] {
-			out = appendBackend(out, b.AddrPort)
+			out = AppendSlot(out, b.AddrPort)
 		}
 	}
 	return Slots(out), even
@@ -134,7 +134,7 @@ func maglev(backends []Backend, counts []int, n int) Slots {
 	next, step := make([]uint64, len(backends)), make([]uint64, len(backends))
 	for i, b := range backends {
 		h := fnv.New64a()
-		h.Write(appendBackend(nil, b.AddrPort))
+		h.Write(AppendSlot(nil, b.AddrPort))
 		sum := mix(h.Sum64())
 		next[i], step[i] = sum%uint64(n), mix(sum)|1 // odd: it comes to every slot
 	}
@@ -153,7 +153,7 @@ func maglev(backends []Backend, counts []int, n int) Slots {
 	}
 	var out []byte
 	for _, i := range owner {
-		out = appendBackend(out, backends[i].AddrPort)
+		out = AppendSlot(out, backends[i].AddrPort)
 	}
 	return Slots(out)
 }
@@ -167,7 +167,8 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-func appendBackend(b []byte, a netip.AddrPort) []byte {
+// AppendSlot adds one slot to a list.
+func AppendSlot(b []byte, a netip.AddrPort) []byte {
 	return binary.BigEndian.AppendUint16(append(b, a.Addr().AsSlice()...), a.Port())
 }
 

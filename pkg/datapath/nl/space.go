@@ -15,6 +15,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // Space is a network namespace. The zero Space is the one of this process.
@@ -82,4 +83,19 @@ func (s Space) WriteSysctl(path, value string) error {
 	return s.Do(func() error {
 		return os.WriteFile(filepath.Join("/proc/sys", path), []byte(value), 0o644)
 	})
+}
+
+// NetnsCookie identifies the network namespace of the calling thread
+// (SO_NETNS_COOKIE, socket(7), since Linux 5.14).
+func NetnsCookie() (uint64, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return 0, fmt.Errorf("ask for the cookie of the network namespace: %w", err)
+	}
+	return cookie, nil
 }

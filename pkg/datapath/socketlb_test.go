@@ -1,0 +1,595 @@
+package datapath_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/clustermesh/clustermesh/pkg/datapath/nl"
+	"github.com/clustermesh/clustermesh/pkg/datapath/socketlb"
+	"github.com/clustermesh/clustermesh/pkg/reconcile"
+	"github.com/clustermesh/clustermesh/pkg/service"
+)
+
+// inCgroup puts this process into a cgroup of its own until the end of the test
+// and returns its directory.
+func inCgroup(t testing.TB) string {
+	t.Helper()
+	root := "/sys/fs/cgroup"
+	if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err != nil {
+		root = "/sys/fs/cgroup/unified"
+	}
+	own, err := os.ReadFile("/proc/self/cgroup")
+	must(t, err)
+	home := root
+	for line := range strings.Lines(string(own)) {
+		if path, ok := strings.CutPrefix(line, "0::"); ok {
+			home = filepath.Join(root, strings.TrimSpace(path))
+		}
+	}
+	dir, err := os.MkdirTemp(root, "clustermesh-test-")
+	must(t, err)
+	move := func(to string) error {
+		return os.WriteFile(filepath.Join(to, "cgroup.procs"), []byte("0"), 0)
+	}
+	must(t, move(dir))
+	t.Cleanup(func() {
+		must(t, move(home))
+		var err error
+		for range 50 { // busy for a moment
+			if err = os.Remove(dir); err == nil {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		t.Error(err)
+	})
+	return dir
+}
+
+// bpffs mounts a BPF file system for the test.
+func bpffs(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, unix.Mount("bpf", dir, "bpf", 0, "mode=700"))
+	t.Cleanup(func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	return dir
+}
+
+// sockets is a namespace with backends, and this process in a cgroup whose
+// sockets are balanced.
+type sockets struct {
+	t      testing.TB
+	space  nl.Space
+	opt    socketlb.Options
+	target *socketlb.Target
+}
+
+func newSockets(t testing.TB) *sockets {
+	space := newSpace(t)
+	addr(t, space, "lo", "10.1.0.1/32", "10.1.0.2/32", "10.1.0.3/32", "fd00:1::1/128", "fd00:1::2/128")
+	s := &sockets{t: t, space: space, opt: socketlb.Options{Cgroup: inCgroup(t), Pins: filepath.Join(bpffs(t), "clustermesh", "socketlb")}}
+	must(t, socketlb.Supported(s.opt))
+	s.restart()
+	t.Cleanup(func() { must(t, socketlb.Remove(s.opt.Pins)) })
+	return s
+}
+
+// restart is what a new agent does first.
+func (s *sockets) restart() {
+	s.t.Helper()
+	target, err := socketlb.New(s.opt)
+	must(s.t, err)
+	s.target = target
+	_, err = target.List(s.t.Context())
+	must(s.t, err)
+}
+
+// serve answers at an address with that address, to whatever comes.
+func (s *sockets) serve(at string) {
+	s.t.Helper()
+	must(s.t, s.space.Do(func() error {
+		l, err := net.Listen("tcp", at)
+		if err != nil {
+			return err
+		}
+		p, err := net.ListenPacket("udp", at)
+		if err != nil {
+			return err
+		}
+		var done sync.WaitGroup
+		s.t.Cleanup(func() { l.Close(); p.Close(); done.Wait() })
+		done.Go(func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = c.Write([]byte(at))
+				c.Close()
+			}
+		})
+		done.Go(func() {
+			b := make([]byte, 100)
+			for {
+				_, from, err := p.ReadFrom(b)
+				if err != nil {
+					return
+				}
+				_, _ = p.WriteTo([]byte(at), from)
+			}
+		})
+		return nil
+	}))
+}
+
+// socket is one of the namespace.
+type socket struct {
+	t     testing.TB
+	space nl.Space
+	fd    int
+}
+
+func (s *sockets) socket(family, kind int) *socket {
+	s.t.Helper()
+	var fd int
+	must(s.t, s.space.Do(func() (err error) {
+		fd, err = unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
+		return err
+	}))
+	s.t.Cleanup(func() { unix.Close(fd) })
+	must(s.t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 2}))
+	return &socket{s.t, s.space, fd}
+}
+
+// sockaddrOf is a for a socket of a family: IPv4 in an IPv6 one is mapped.
+func sockaddrOf(family int, a netip.AddrPort) unix.Sockaddr {
+	if family == unix.AF_INET {
+		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+}
+
+func addrPortOf(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}
+
+func (s *socket) read() (string, netip.AddrPort) {
+	s.t.Helper()
+	b := make([]byte, 100)
+	n, from, err := unix.Recvfrom(s.fd, b, 0)
+	must(s.t, err)
+	return string(b[:n]), addrPortOf(from)
+}
+
+func (s *socket) peer() netip.AddrPort {
+	s.t.Helper()
+	sa, err := unix.Getpeername(s.fd)
+	must(s.t, err)
+	return addrPortOf(sa)
+}
+
+// connect makes a TCP connection and returns who answered.
+func (s *sockets) connect(family int, to string) (string, *socket) {
+	s.t.Helper()
+	c := s.socket(family, unix.SOCK_STREAM)
+	must(s.t, unix.Connect(c.fd, sockaddrOf(family, netip.MustParseAddrPort(to))))
+	who, _ := c.read()
+	return who, c
+}
+
+func frontAt(at string, protocol uint8) service.FrontKey {
+	a := netip.MustParseAddrPort(at)
+	return service.FrontKey{Addr: a.Addr(), Port: a.Port(), Protocol: protocol}
+}
+
+func frontTo(backends ...string) service.Front {
+	var list []service.Backend
+	for _, b := range backends {
+		list = append(list, service.Backend{AddrPort: netip.MustParseAddrPort(b), Weight: 1})
+	}
+	slots, _ := service.Spread(list)
+	return service.Front{Slots: slots}
+}
+
+func TestContractSocketLB(t *testing.T) {
+	four, six, dns := frontAt("10.96.0.1:80", unix.IPPROTO_TCP), frontAt("[fd00:96::1]:80", unix.IPPROTO_TCP), frontAt("10.96.0.1:53", unix.IPPROTO_UDP)
+	alike := frontAt("10.96.0.2:80", unix.IPPROTO_TCP)
+	stays := frontTo("10.1.0.1:80", "10.1.0.2:80")
+	stays.AffinitySeconds = 10
+	contract(t, func(t *testing.T) reconcile.Target[service.FrontKey, service.Front] { return newSockets(t).target },
+		map[service.FrontKey]service.Front{four: frontTo("10.1.0.1:80", "10.1.0.2:80"), alike: frontTo("10.1.0.1:80", "10.1.0.2:80"),
+			six: frontTo("[fd00:1::1]:80"), dns: frontTo("10.1.0.1:53")},
+		map[service.FrontKey]service.Front{four: frontTo("10.1.0.3:80"), alike: stays,
+			six: frontTo("[fd00:1::1]:80", "[fd00:1::2]:80"), dns: frontTo("10.1.0.1:53", "10.1.0.2:53")})
+}
+
+var programs = map[service.FrontKey]service.Front{{}: {}}
+
+func together(rows ...map[service.FrontKey]service.Front) map[service.FrontKey]service.Front {
+	out := map[service.FrontKey]service.Front{}
+	for _, r := range rows {
+		maps.Copy(out, r)
+	}
+	return out
+}
+
+// TestSocketLB sends sockets of all kinds to Services. Nothing but the programs
+// knows the Services' addresses.
+func TestSocketLB(t *testing.T) {
+	s := newSockets(t)
+	backends := map[int][]string{unix.AF_INET: {"10.1.0.1:80", "10.1.0.2:80"}, unix.AF_INET6: {"[fd00:1::1]:80", "[fd00:1::2]:80"}}
+	for _, list := range backends {
+		for _, b := range list {
+			s.serve(b)
+		}
+	}
+	rows := map[service.FrontKey]service.Front{}
+	for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+		rows[frontAt("10.96.0.1:8080", protocol)] = frontTo(backends[unix.AF_INET]...)
+		rows[frontAt("[fd00:96::1]:8080", protocol)] = frontTo(backends[unix.AF_INET6]...)
+	}
+	put(t, s.target, together(rows, programs), nil)
+	shows(t, s.target, together(rows, programs))
+	for _, tt := range []struct {
+		name, front string
+		family, of  int // the socket's, and that of the addresses
+	}{
+		{"IPv4", "10.96.0.1:8080", unix.AF_INET, unix.AF_INET},
+		{"IPv6", "[fd00:96::1]:8080", unix.AF_INET6, unix.AF_INET6},
+		{"IPv4 mapped", "10.96.0.1:8080", unix.AF_INET6, unix.AF_INET},
+	} {
+		front := netip.MustParseAddrPort(tt.front)
+		t.Run(tt.name+" TCP", func(t *testing.T) {
+			seen := map[string]int{}
+			for range 100 {
+				who, c := s.connect(tt.family, tt.front)
+				seen[who]++
+				if c.peer() != front {
+					t.Fatalf("peer is %v, want %v", c.peer(), front)
+				}
+			}
+			for _, b := range backends[tt.of] {
+				if seen[b] < 25 {
+					t.Errorf("of 100 connections %v", seen)
+				}
+			}
+		})
+		t.Run(tt.name+" UDP connected", func(t *testing.T) {
+			c := s.socket(tt.family, unix.SOCK_DGRAM)
+			must(t, unix.Connect(c.fd, sockaddrOf(tt.family, front)))
+			first := ""
+			for range 10 {
+				must(t, unix.Send(c.fd, []byte("x"), 0))
+				who, from := c.read()
+				if first == "" {
+					first = who
+				}
+				if who != first || from != front || c.peer() != front {
+					t.Fatalf("%s from %v, peer %v; want %s from %v", who, from, c.peer(), first, front)
+				}
+			}
+		})
+		t.Run(tt.name+" UDP not connected", func(t *testing.T) {
+			seen := map[string]bool{}
+			for range 20 {
+				c, first := s.socket(tt.family, unix.SOCK_DGRAM), ""
+				for range 5 { // parts of one conversation
+					must(t, unix.Sendto(c.fd, []byte("x"), 0, sockaddrOf(tt.family, front)))
+					who, from := c.read()
+					if first == "" {
+						first = who
+					}
+					if who != first || from != front {
+						t.Fatalf("%s from %v, want %s from %v", who, from, first, front)
+					}
+				}
+				seen[first] = true
+				// To the backend itself it speaks as to anybody.
+				direct := netip.MustParseAddrPort(first)
+				must(t, unix.Sendto(c.fd, []byte("x"), 0, sockaddrOf(tt.family, direct)))
+				if _, from := c.read(); from != direct {
+					t.Fatalf("%v answers, want %v", from, direct)
+				}
+			}
+			if len(seen) != 2 {
+				t.Errorf("20 sockets went to %v", seen)
+			}
+		})
+	}
+	t.Run("connected again, to a backend itself", func(t *testing.T) {
+		c := s.socket(unix.AF_INET, unix.SOCK_DGRAM)
+		must(t, unix.Connect(c.fd, sockaddrOf(unix.AF_INET, netip.MustParseAddrPort("10.96.0.1:8080"))))
+		must(t, unix.Send(c.fd, []byte("x"), 0))
+		who, _ := c.read()
+		must(t, unix.Connect(c.fd, sockaddrOf(unix.AF_INET, netip.MustParseAddrPort(who))))
+		if c.peer().String() != who {
+			t.Errorf("peer is %v, want %s", c.peer(), who)
+		}
+	})
+	t.Run("not a front", func(t *testing.T) {
+		c := s.socket(unix.AF_INET, unix.SOCK_STREAM)
+		if err := unix.Connect(c.fd, sockaddrOf(unix.AF_INET, netip.MustParseAddrPort("10.96.0.1:8081"))); err == nil {
+			t.Error("connected")
+		}
+		if who, _ := s.connect(unix.AF_INET, "10.1.0.1:80"); who != "10.1.0.1:80" {
+			t.Error(who)
+		}
+	})
+}
+
+// TestSocketLBStays: with session affinity a client stays with its backend as
+// long as that is one, and so do the datagrams of a socket.
+func TestSocketLBStays(t *testing.T) {
+	s := newSockets(t)
+	all := []string{"10.1.0.1:80", "10.1.0.2:80", "10.1.0.3:80"}
+	for _, b := range all {
+		s.serve(b)
+	}
+	tcp, udp := frontAt("10.96.0.1:80", unix.IPPROTO_TCP), frontAt("10.96.0.1:80", unix.IPPROTO_UDP)
+	rows := func(backends ...string) map[service.FrontKey]service.Front {
+		f := frontTo(backends...)
+		f.AffinitySeconds = 2
+		return together(programs, map[service.FrontKey]service.Front{tcp: f, udp: frontTo(backends...)})
+	}
+	put(t, s.target, rows(all...), nil)
+	first, _ := s.connect(unix.AF_INET, "10.96.0.1:80")
+	c := s.socket(unix.AF_INET, unix.SOCK_DGRAM)
+	send := func() string {
+		must(t, unix.Sendto(c.fd, []byte("x"), 0, sockaddrOf(unix.AF_INET, netip.MustParseAddrPort("10.96.0.1:80"))))
+		who, _ := c.read()
+		return who
+	}
+	talker := send()
+	check := func(when string) {
+		t.Helper()
+		for range 10 {
+			if who, _ := s.connect(unix.AF_INET, "10.96.0.1:80"); who != first {
+				t.Fatalf("%s: %s, want %s", when, who, first)
+			}
+			if who := send(); who != talker {
+				t.Fatalf("%s: datagram to %s, want %s", when, who, talker)
+			}
+		}
+	}
+	check("at first")
+	put(t, s.target, rows(first, talker), nil)
+	check("when others went")
+	s.restart()
+	put(t, s.target, rows(all...), nil)
+	check("when others came, and a new agent")
+
+	others := slices.DeleteFunc(slices.Clone(all), func(b string) bool { return b == first || b == talker })
+	put(t, s.target, rows(others...), nil)
+	if who, _ := s.connect(unix.AF_INET, "10.96.0.1:80"); !slices.Contains(others, who) {
+		t.Errorf("connected to %s, which is none any more", who)
+	}
+	if who := send(); !slices.Contains(others, who) {
+		t.Errorf("datagram to %s, which is none any more", who)
+	}
+	put(t, s.target, rows(all...), nil)
+	time.Sleep(2100 * time.Millisecond) // the timeout, in real time: the kernel's clock
+	seen := map[string]bool{}
+	for range 100 {
+		time.Sleep(0)
+		who, _ := s.connect(unix.AF_INET, "10.96.0.1:80")
+		seen[who] = true
+	}
+	if len(seen) != 1 {
+		t.Errorf("within the timeout a client went to %v", seen)
+	}
+}
+
+// TestSocketLBRestart (invariants R1, V5): a new agent takes over what is there,
+// and no connection fails meanwhile.
+func TestSocketLBRestart(t *testing.T) {
+	s := newSockets(t)
+	s.serve("10.1.0.1:80")
+	rows := together(programs, map[service.FrontKey]service.Front{frontAt("10.96.0.1:80", unix.IPPROTO_TCP): frontTo("10.1.0.1:80")})
+	put(t, s.target, rows, nil)
+	_, old := s.connect(unix.AF_INET, "10.96.0.1:80")
+
+	ctx, stop := context.WithCancel(t.Context())
+	var load sync.WaitGroup
+	n := 0
+	load.Go(func() {
+		for ; ctx.Err() == nil; n++ {
+			s.connect(unix.AF_INET, "10.96.0.1:80")
+		}
+	})
+	for range 5 {
+		s.restart()
+		want := maps.Clone(rows)
+		delete(want, service.FrontKey{}) // its programs are another's
+		shows(t, s.target, want)
+		put(t, s.target, programs, nil)
+		shows(t, s.target, rows)
+	}
+	stop()
+	load.Wait()
+	if n < 5 {
+		t.Errorf("%d connections in all", n)
+	}
+	if at := netip.MustParseAddrPort("10.96.0.1:80"); old.peer() != at {
+		t.Errorf("a connection of before has peer %v, want %v", old.peer(), at)
+	}
+}
+
+// TestSocketLBMeddling (invariant R5): what others do to maps and pins is found
+// out and undone.
+func TestSocketLBMeddling(t *testing.T) {
+	s := newSockets(t)
+	s.serve("10.1.0.1:80")
+	rows := together(programs, map[service.FrontKey]service.Front{frontAt("10.96.0.1:80", unix.IPPROTO_TCP): frontTo("10.1.0.1:80"),
+		frontAt("10.96.0.1:53", unix.IPPROTO_UDP): frontTo("10.1.0.1:53")})
+	put(t, s.target, rows, nil)
+	for _, name := range []string{"fronts", "slots", "members", "connect4", "sent"} {
+		must(t, os.Remove(filepath.Join(s.opt.Pins, name)))
+		got, err := s.target.List(t.Context())
+		must(t, err)
+		set, del := reconcile.Delta(got, rows)
+		if len(set) == 0 {
+			t.Errorf("without %s nothing was missed", name)
+		}
+		put(t, s.target, set, del)
+		shows(t, s.target, rows)
+		s.connect(unix.AF_INET, "10.96.0.1:80")
+	}
+	put(t, s.target, nil, []service.FrontKey{{}})
+	shows(t, s.target, nil)
+	if left, err := os.ReadDir(filepath.Dir(s.opt.Pins)); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
+	}
+	c := s.socket(unix.AF_INET, unix.SOCK_STREAM)
+	if err := unix.Connect(c.fd, sockaddrOf(unix.AF_INET, netip.MustParseAddrPort("10.96.0.1:80"))); err == nil {
+		t.Error("still connects to a Service")
+	}
+}
+
+// TestSocketLBOnly serves the sockets of one namespace.
+func TestSocketLBOnly(t *testing.T) {
+	s := newSockets(t)
+	s.serve("10.1.0.1:80")
+	other := newSpace(t)
+	cookie := func(space nl.Space) (c uint64) {
+		must(t, space.Do(func() (err error) { c, err = nl.NetnsCookie(); return err }))
+		return c
+	}
+	s.opt.OnlyNetns = cookie(other)
+	s.restart()
+	rows := together(programs, map[service.FrontKey]service.Front{frontAt("10.96.0.1:80", unix.IPPROTO_TCP): frontTo("10.1.0.1:80")})
+	put(t, s.target, rows, nil)
+	c := s.socket(unix.AF_INET, unix.SOCK_STREAM)
+	if err := unix.Connect(c.fd, sockaddrOf(unix.AF_INET, netip.MustParseAddrPort("10.96.0.1:80"))); err == nil {
+		t.Error("a socket of another namespace was served")
+	}
+	s.opt.OnlyNetns = cookie(s.space)
+	s.restart()
+	put(t, s.target, rows, nil)
+	s.connect(unix.AF_INET, "10.96.0.1:80")
+}
+
+// TestSocketLBFull: what has no room is reported, by name, and the rest works.
+func TestSocketLBFull(t *testing.T) {
+	s := newSockets(t)
+	s.serve("10.1.0.1:80")
+	rows := together(programs)
+	var many []string
+	for i := range 5000 {
+		many = append(many, fmt.Sprintf("10.9.%d.%d:80", i/250, i%250+1))
+	}
+	for i := range 6 { // 131,072 slots each, and there is room for 524,288
+		rows[frontAt(fmt.Sprintf("10.96.1.%d:80", i+1), unix.IPPROTO_TCP)] = frontTo(many[i:]...)
+	}
+	failed := s.target.Apply(t.Context(), rows, nil)
+	if len(failed) != 2 {
+		t.Fatalf("%d of 6 failed: %v", len(failed), failed)
+	}
+	for k, err := range failed {
+		if !strings.Contains(err.Error(), "full") {
+			t.Errorf("%v: %v", k, err)
+		}
+	}
+	got, err := s.target.List(t.Context())
+	must(t, err)
+	for k := range failed {
+		delete(rows, k)
+	}
+	if !maps.Equal(got, rows) {
+		t.Errorf("%d rows are held, want %d", len(got), len(rows))
+	}
+	// Smaller ones find room again once it is there.
+	small := frontAt("10.96.0.1:80", unix.IPPROTO_TCP)
+	put(t, s.target, nil, []service.FrontKey{frontAt("10.96.1.1:80", unix.IPPROTO_TCP), frontAt("10.96.1.2:80", unix.IPPROTO_TCP), frontAt("10.96.1.3:80", unix.IPPROTO_TCP), frontAt("10.96.1.4:80", unix.IPPROTO_TCP)})
+	put(t, s.target, map[service.FrontKey]service.Front{small: frontTo("10.1.0.1:80")}, nil)
+	s.connect(unix.AF_INET, "10.96.0.1:80")
+}
+
+// TestSocketLBScale loads 10,000 Services with 10 backends each.
+func TestSocketLBScale(t *testing.T) {
+	s := newSockets(t)
+	rows := together(programs)
+	for i := range 10000 {
+		var backends []string
+		for b := range 10 {
+			backends = append(backends, fmt.Sprintf("10.%d.%d.%d:8080", 100+b, i/250, i%250+1))
+		}
+		rows[frontAt(fmt.Sprintf("10.96.%d.%d:80", i/250, i%250+1), unix.IPPROTO_TCP)] = frontTo(backends...)
+	}
+	began := time.Now()
+	put(t, s.target, rows, nil)
+	loaded := time.Since(began)
+	began = time.Now()
+	shows(t, s.target, rows)
+	listed := time.Since(began)
+	var took []time.Duration
+	for i := range 100 {
+		k := frontAt(fmt.Sprintf("10.96.%d.1:80", i%40), unix.IPPROTO_TCP)
+		began := time.Now()
+		put(t, s.target, map[service.FrontKey]service.Front{k: frontTo(fmt.Sprintf("10.200.0.%d:80", i+1))}, nil)
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	t.Logf("100,000 slots loaded in %v, listed in %v; one change p50 %v", loaded, listed, took[50])
+}
+
+// TestSocketLBStale (invariant V5): connected UDP sockets whose backend is gone
+// are ended, and no other.
+func TestSocketLBStale(t *testing.T) {
+	s := newSockets(t)
+	for _, b := range []string{"10.1.0.1:80", "10.1.0.2:80", "[fd00:1::1]:80", "[fd00:1::2]:80"} {
+		s.serve(b)
+	}
+	four, six := frontAt("10.96.0.1:80", unix.IPPROTO_UDP), frontAt("[fd00:96::1]:80", unix.IPPROTO_UDP)
+	put(t, s.target, together(programs, map[service.FrontKey]service.Front{four: frontTo("10.1.0.1:80"), six: frontTo("[fd00:1::1]:80")}), nil)
+	open := func(family int, to string) *socket {
+		c := s.socket(family, unix.SOCK_DGRAM)
+		must(t, unix.Connect(c.fd, sockaddrOf(family, netip.MustParseAddrPort(to))))
+		return c
+	}
+	gone := map[string]*socket{"IPv4": open(unix.AF_INET, "10.96.0.1:80"), "IPv6": open(unix.AF_INET6, "[fd00:96::1]:80"), "mapped": open(unix.AF_INET6, "10.96.0.1:80")}
+	direct := open(unix.AF_INET, "10.1.0.1:80")
+	rows := map[service.FrontKey]service.Front{four: frontTo("10.1.0.2:80"), six: frontTo("[fd00:1::2]:80")}
+	put(t, s.target, rows, nil)
+	stays := open(unix.AF_INET, "10.96.0.1:80")
+	cut := func(want int) {
+		t.Helper()
+		if n, err := socketlb.CutStale(s.opt.Pins, rows, slices.Values([]nl.Space{newSpace(t), s.space})); err != nil || n != want {
+			t.Fatalf("%d sockets ended, want %d: %v", n, want, err)
+		}
+	}
+	cut(3)
+	cut(0)
+	for name, c := range gone {
+		if _, err := unix.Write(c.fd, []byte("x")); err != unix.ECONNABORTED && err != unix.EDESTADDRREQ {
+			t.Errorf("%s: write says %v", name, err)
+		}
+	}
+	for who, c := range map[string]*socket{"10.1.0.1:80": direct, "10.1.0.2:80": stays} {
+		must(t, unix.Send(c.fd, []byte("x"), 0))
+		if got, _ := c.read(); got != who {
+			t.Errorf("%s answers, want %s", got, who)
+		}
+	}
+	rows = nil // the Services are gone
+	closed := open(unix.AF_INET, "10.96.0.1:80")
+	must(t, unix.Close(closed.fd))
+	cut(1)
+}
