@@ -24,6 +24,9 @@ import (
 	"github.com/clustermesh/clustermesh/pkg/status"
 )
 
+// defaultPins is where what outlives the agent in the kernel is pinned.
+const defaultPins = "/sys/fs/bpf/clustermesh-socketlb"
+
 // options are the command line.
 type options struct {
 	config    string
@@ -35,6 +38,8 @@ type options struct {
 	cniBin    string
 	cniConf   string
 	plugin    string
+	cgroup    string
+	pins      string
 }
 
 func parseOptions(args []string, errOut io.Writer) (options, error) {
@@ -50,6 +55,8 @@ func parseOptions(args []string, errOut io.Writer) (options, error) {
 	fs.StringVar(&o.cniBin, "cni-bin-dir", "/opt/cni/bin", "`directory` of CNI plugins")
 	fs.StringVar(&o.cniConf, "cni-conf-dir", "/etc/cni/net.d", "`directory` of CNI configurations")
 	fs.StringVar(&o.plugin, "cni-plugin", "/clustermesh-cni", "CNI plugin to install")
+	fs.StringVar(&o.cgroup, "cgroup-root", "/sys/fs/cgroup", "version 2 cgroup `directory` of all processes of the node")
+	fs.StringVar(&o.pins, "bpf-pins", defaultPins, "`directory` in a BPF file system")
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
@@ -113,7 +120,9 @@ func newAgent(opt options, errOut io.Writer) (*agent, error) {
 	a.world = newWorld(a)
 	targets := reconcile.Options{Log: a.log, Board: a.board, Resync: time.Minute, Meter: reconcile.NewMeter(a.registry)}
 	a.loops = newLoops(a.world, targets)
-	a.services = newServices(a, targets)
+	if a.services, err = newServices(a, targets); err != nil {
+		return nil, err
+	}
 	a.registry.MustRegister(collector{a})
 	a.pod, err = podnet.New(podnet.Options{
 		Log: a.log, Board: a.board, Pods: a.pods, Journal: filepath.Join(opt.stateDir, "pods"),

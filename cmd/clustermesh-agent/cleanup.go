@@ -17,6 +17,7 @@ import (
 	"github.com/clustermesh/clustermesh/pkg/datapath/nft"
 	"github.com/clustermesh/clustermesh/pkg/datapath/nl"
 	"github.com/clustermesh/clustermesh/pkg/datapath/route"
+	"github.com/clustermesh/clustermesh/pkg/datapath/socketlb"
 	"github.com/clustermesh/clustermesh/pkg/podnet"
 )
 
@@ -33,7 +34,10 @@ func cleanup(parent context.Context, args []string, errOut io.Writer) error {
 	serverDir := fs.String("apiserver-dir", "/var/lib/clustermesh-apiserver", "`directory` of the API server's data")
 	cniBin := fs.String("cni-bin-dir", "/opt/cni/bin", "`directory` of CNI plugins")
 	cniConf := fs.String("cni-conf-dir", "/etc/cni/net.d", "`directory` of CNI configurations")
-	fs.String("config", "", "ignored: taken so that the DaemonSet's arguments fit")
+	pins := fs.String("bpf-pins", defaultPins, "`directory` in a BPF file system")
+	for _, name := range []string{"config", "cgroup-root"} {
+		fs.String(name, "", "ignored: taken so that the DaemonSet's arguments fit")
+	}
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -50,6 +54,7 @@ func cleanup(parent context.Context, args []string, errOut io.Writer) error {
 			route.Cleanup(ctx, space),
 			link.Cleanup(ctx, space),
 			nft.Cleanup(ctx, space),
+			socketlb.Remove(*pins),
 			empty(*stateDir), empty(*runDir), empty(*serverDir),
 		)
 		if err == nil {

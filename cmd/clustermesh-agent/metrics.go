@@ -8,11 +8,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/clustermesh/clustermesh/pkg/datapath/nft"
+	"github.com/clustermesh/clustermesh/pkg/datapath/socketlb"
 	"github.com/clustermesh/clustermesh/pkg/status"
 )
 
 var (
 	descDrops = prometheus.NewDesc("clustermesh_drops_total", "Packets that the node's filters dropped, by reason.", []string{"reason"}, nil)
+	descSocks = prometheus.NewDesc("clustermesh_socketlb_sockets_total", "Sockets and datagrams to Services, by outcome: forwarded to a backend, or missed and left to nftables.", []string{"outcome"}, nil)
 	descLines = prometheus.NewDesc("clustermesh_status_lines", "Lines of the agent's status, by level.", []string{"level"}, nil)
 	descReady = prometheus.NewDesc("clustermesh_agent_ready", "1 while pods can be wired.", nil, nil)
 )
@@ -22,7 +24,7 @@ type collector struct{ *agent }
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descDrops, descLines, descReady} {
+	for _, d := range []*prometheus.Desc{descDrops, descSocks, descLines, descReady} {
 		ch <- d
 	}
 }
@@ -39,6 +41,13 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		for name, n := range counters {
 			ch <- prometheus.MustNewConstMetric(descDrops, prometheus.CounterValue, float64(n.Packets), strings.TrimPrefix(name, "drop_"))
 		}
+	}
+	sockets, err := socketlb.Outcomes(c.opt.pins)
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(descSocks, err)
+	}
+	for outcome, n := range sockets {
+		ch <- prometheus.MustNewConstMetric(descSocks, prometheus.CounterValue, float64(n), outcome)
 	}
 	levels := map[status.Level]int{status.OK: 0, status.Info: 0, status.Degraded: 0, status.Down: 0}
 	for _, l := range c.board.Lines() {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -37,15 +38,16 @@ type services struct {
 	vips   []netip.Prefix // of Services, if they are ours
 	target *nft.Services
 	loop   *reconcile.Loop[service.FrontKey, service.Front]
+	fast   *sockets
 	health *healthServers
-	change *fanout // wakes the loop
+	change *fanout // wakes the loops
 
 	mu        sync.Mutex
 	plan      *service.Plan // guarded by mu; nil until all sources have reported
 	datagrams uint64        // guarded by mu: changes of UDP fronts
 }
 
-func newServices(a *agent, opt reconcile.Options) *services {
+func newServices(a *agent, opt reconcile.Options) (*services, error) {
 	vips := a.cfg.Cluster.ServiceCIDRs
 	if a.cfg.Services.KubeProxy == config.KubeProxyKeep {
 		vips = nil // what leads nowhere there is for kube-proxy to say
@@ -58,7 +60,9 @@ func newServices(a *agent, opt reconcile.Options) *services {
 		s.slices.Expect(kube.Source)
 	}
 	s.loop = reconcile.NewLoop("services", s.target, s.wanted, opt, s.change.subscribe())
-	return s
+	fast, err := s.newSockets(a.opt, opt)
+	s.fast = fast
+	return s, err
 }
 
 func (s *services) ours() bool { return s.cfg.Services.KubeProxy == config.KubeProxyReplace }
@@ -67,6 +71,7 @@ func (s *services) ours() bool { return s.cfg.Services.KubeProxy == config.KubeP
 func (s *services) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.loop.Run(ctx) })
+	g.Go(func() error { return s.fast.run(ctx) })
 	g.Go(func() error { return s.follow(ctx) })
 	g.Go(func() error { return s.cutStale(ctx) })
 	if s.ours() {
@@ -194,9 +199,9 @@ func (s *services) base() (service.Base, bool) {
 	return b, synced
 }
 
-// cutStale ends UDP flows that go where a Service does not lead any more, after
-// the kernel has learnt of it: nobody else would notice, since a client that
-// goes on sending keeps such a flow alive.
+// cutStale ends UDP flows and sockets that go where a Service does not lead any
+// more, after the kernel has learnt of it: nobody else would notice, since a
+// client that goes on sending keeps such a flow alive.
 func (s *services) cutStale(ctx context.Context) error {
 	wake, retry, done := s.change.subscribe(), (<-chan time.Time)(nil), uint64(0)
 	for {
@@ -210,7 +215,7 @@ func (s *services) cutStale(ctx context.Context) error {
 		if p, changes := s.state(); p == nil || changes == done {
 			continue
 		}
-		err := s.loop.Sync(ctx)
+		err := errors.Join(s.loop.Sync(ctx), s.fast.sync(ctx))
 		p, changes := s.state() // now: flows of what the kernel has learnt meanwhile are good
 		if err == nil {
 			err = s.cut(p)
@@ -224,15 +229,17 @@ func (s *services) cutStale(ctx context.Context) error {
 }
 
 func (s *services) cut(p *service.Plan) error {
-	n, err := conntrack.CutStale(nl.Space{}, p.Fronts, s.vips)
+	sockets, err := s.fast.cut(p)
+	flows, cutErr := conntrack.CutStale(nl.Space{}, p.Fronts, s.vips)
+	err = errors.Join(err, cutErr)
 	key := status.Key{Component: "conntrack"}
 	if err != nil {
 		s.board.Set(key, status.Degraded, err.Error(), "UDP clients may keep on sending to backends that are gone until their flow times out")
 		return err
 	}
 	s.board.Clear(key)
-	if n > 0 {
-		s.log.Info("stale flows cut", "flows", n)
+	if flows > 0 || sockets > 0 {
+		s.log.Info("stale flows cut", "flows", flows, "sockets", sockets)
 	}
 	return nil
 }

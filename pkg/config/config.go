@@ -81,9 +81,18 @@ const (
 	KubeProxyKeep    = "keep"    // Services are kube-proxy's
 )
 
+// Whose sockets are sent to the backends of Services right away, so that their
+// packets need no translation.
+const (
+	SocketLBAll  = "all"
+	SocketLBHost = "host" // of the node's own network; in pods, sidecars see the Services' addresses
+	SocketLBOff  = "off"
+)
+
 // Services is about the Services of the cluster.
 type Services struct {
 	KubeProxy string `json:"kubeProxy"`
+	SocketLB  string `json:"socketLB"`
 	// NodePortAddresses are the networks of the node's addresses that serve
 	// NodePorts; empty: its InternalIPs.
 	NodePortAddresses []netip.Prefix `json:"nodePortAddresses"`
@@ -128,7 +137,7 @@ func Default() Config {
 		IPAM:       IPAM{Mode: IPAMKubernetes, ClusterPool: ClusterPool{MaskSizeIPv4: 24, MaskSizeIPv6: 64}},
 		Routing:    Routing{Backend: model.EncapAuto},
 		Masquerade: Masquerade{Enabled: true},
-		Services:   Services{KubeProxy: KubeProxyReplace, NodePortAddresses: []netip.Prefix{}, ExternalCIDRs: []netip.Prefix{}},
+		Services:   Services{KubeProxy: KubeProxyReplace, SocketLB: SocketLBAll, NodePortAddresses: []netip.Prefix{}, ExternalCIDRs: []netip.Prefix{}},
 		APIServer:  APIServer{Port: 7473, Exposure: ExposureHostNetwork},
 		Log:        Log{Level: "info"},
 	}
@@ -227,7 +236,10 @@ func (c Config) validateRouting() error {
 }
 
 func (c Config) validateServices() error {
-	errs := []error{oneOf("services.kubeProxy", c.Services.KubeProxy, KubeProxyReplace, KubeProxyKeep)}
+	errs := []error{
+		oneOf("services.kubeProxy", c.Services.KubeProxy, KubeProxyReplace, KubeProxyKeep),
+		oneOf("services.socketLB", c.Services.SocketLB, SocketLBAll, SocketLBHost, SocketLBOff),
+	}
 	for field, list := range map[string][]netip.Prefix{
 		"services.nodePortAddresses": c.Services.NodePortAddresses, "services.externalCIDRs": c.Services.ExternalCIDRs,
 	} {

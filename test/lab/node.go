@@ -23,6 +23,10 @@ func (n *Node) Cluster() *Cluster { return n.cluster }
 // Running tells whether the node has power.
 func (n *Node) Running() bool { return n.holder().pid() != 0 }
 
+// NodeCgroup is where every node finds its own version 2 cgroup, as a machine
+// finds the root.
+const NodeCgroup = "/run/node-cgroup"
+
 // Cgroup is the node's cgroup below each hierarchy's root, as kubelet names it.
 func (n *Node) Cgroup() string {
 	return n.cluster.lab.cfg.cgroupName() + "/" + n.Name
@@ -113,11 +117,12 @@ type holderSpec struct {
 	Dir      string `json:"dir"`
 	BinFrom  string `json:"binFrom"`
 	BinTo    string `json:"binTo"`
+	Cgroup   string `json:"cgroup"`
 }
 
 // startHolder starts the process that owns the node's mount and UTS namespaces.
 func (n *Node) startHolder() error {
-	spec, err := json.Marshal(holderSpec{n.Name, n.dir(), n.cluster.lab.parts.Dir, nodeBin})
+	spec, err := json.Marshal(holderSpec{n.Name, n.dir(), n.cluster.lab.parts.Dir, nodeBin, filepath.Join(n.cluster.lab.cgroups.v2, n.Cgroup())})
 	if err != nil {
 		return err
 	}

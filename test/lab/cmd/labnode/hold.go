@@ -18,7 +18,12 @@ type spec struct {
 	// BinFrom shows up as BinTo on the node.
 	BinFrom string `json:"binFrom"`
 	BinTo   string `json:"binTo"`
+	// Cgroup is the version 2 cgroup of all that runs on the node. It shows up
+	// at /run/node-cgroup, for what attaches to the root of a machine's.
+	Cgroup string `json:"cgroup"`
 }
+
+const nodeCgroup = "/run/node-cgroup" // lab.NodeCgroup
 
 // hold turns the namespaces it was started in into the node's, says "ready" and
 // keeps them until it is killed.
@@ -138,11 +143,14 @@ func mountSys(s spec) error {
 	return nil
 }
 
-func mountRun(spec) error {
+func mountRun(s spec) error {
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
 		return fmt.Errorf("mount /run: %w", err)
 	}
-	return nil
+	if err := mkdirs(nodeCgroup); err != nil {
+		return err
+	}
+	return bind(s.Cgroup, nodeCgroup)
 }
 
 // mountVar comes last: the node's disk itself is usually below /var/lib.
