@@ -79,7 +79,7 @@ func (d *demo) up(ctx context.Context) error {
 
 func (d *demo) boot(ctx context.Context) (err error) {
 	d.mesh, err = fixture.Up(ctx, fixture.Config{Config: lab.Config{
-		Name: name, Out: os.Stdout,
+		Name: name, Out: os.Stdout, Fresh: true, // so that it shows the same every time
 		Clusters: []lab.ClusterConfig{{Name: "west", Nodes: 2}, {Name: "east", Nodes: 2}},
 	}})
 	return err
@@ -120,6 +120,9 @@ func (d *demo) pair(ctx context.Context, from, to fixture.Pod) error {
 		family := "IPv4"
 		if to.IPs.All()[i].Is6() {
 			family = "IPv6"
+		}
+		if e.Server.Hops != 2 || e.Hops != 2 {
+			return fmt.Errorf("%s to %s: %d hops there and %d back, want 2: something is in between", from, to, e.Server.Hops, e.Hops)
 		}
 		src, _ := e.Source()
 		fmt.Printf("    %-32s %-32s %-6s %-5d %s, %.2f ms\n", from.Node+" "+from.Name, to.Node+" "+to.Name, family, e.Server.Hops, src, e.RTTMillis)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -28,8 +29,8 @@ type flowResult struct {
 }
 
 // flows are long-lived flows between pods; each pair has one TCP connection and
-// one UDP exchange, by the first family. They run until check closes their
-// standard input.
+// one UDP exchange, and takes turns in which of them is of which family. They run
+// until check closes their standard input.
 type flows struct {
 	wait    sync.WaitGroup
 	inputs  []io.Closer
@@ -43,9 +44,10 @@ func startFlows(t *testing.T, m *fixture.Mesh, pairs [][2]fixture.Pod) *flows {
 	f := &flows{results: map[string]flowResult{}}
 	t.Cleanup(f.end)
 	started := make(chan struct{}, 2*len(pairs))
-	for _, p := range pairs {
-		for _, mode := range []string{"--udp=false", "--udp=true"} {
-			cmd, err := m.Stream(t.Context(), p[0], "/bin/labtool", "flow", "--to", p[1].IPs.All()[0].String(),
+	for i, p := range pairs {
+		for j, mode := range []string{"--udp=false", "--udp=true"} {
+			ips := p[1].IPs.All()
+			cmd, err := m.Stream(t.Context(), p[0], "/bin/labtool", "flow", "--to", ips[(i+j)%len(ips)].String(),
 				"--interval", "10ms", "--duration", "10m", "--stdin", mode)
 			must(t, err)
 			in, err := cmd.StdinPipe()
@@ -114,34 +116,71 @@ func (f *flows) check(t *testing.T) {
 	}
 }
 
-// routeWatch collects what the kernel says of changes to routes to other nodes.
+// routeWatch collects what the kernels of nodes say of changes to routes.
 type routeWatch struct {
-	name string
-	cmd  *exec.Cmd
-	out  bytes.Buffer
-	stop context.CancelFunc
+	nodes []*lab.Node
+	seen  []*monitor
 }
 
-func watchRoutes(t *testing.T, n *lab.Node) *routeWatch {
+// monitor is the output of `ip monitor`.
+type monitor struct {
+	mu   sync.Mutex
+	text strings.Builder // guarded by mu
+}
+
+func (m *monitor) Write(b []byte) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.text.Write(b)
+}
+
+func (m *monitor) String() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.text.String()
+}
+
+func watchRoutes(t *testing.T, nodes ...*lab.Node) *routeWatch {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	w := &routeWatch{name: n.Name, stop: cancel}
-	w.cmd = exec.CommandContext(ctx, "ip", "-n", n.Netns(), "monitor", "route")
-	w.cmd.Stdout = &w.out
-	must(t, w.cmd.Start())
-	t.Cleanup(func() { cancel(); _ = w.cmd.Wait() })
+	w := &routeWatch{nodes: nodes}
+	for _, n := range nodes {
+		ctx, cancel := context.WithCancel(t.Context())
+		m := &monitor{}
+		cmd := exec.CommandContext(ctx, "ip", "-n", n.Netns(), "monitor", "route")
+		cmd.Stdout = m
+		must(t, cmd.Start())
+		t.Cleanup(func() { cancel(); _ = cmd.Wait() }) // killed, which is its error
+		w.seen = append(w.seen, m)
+		w.mark(t, n, m, "192.0.2.1")
+	}
 	return w
 }
 
-// check ends the watch: no route to another node's pods was touched. Routes of
-// single pods come and go with the pods.
+// mark changes a route and waits for the monitor to tell: it watches, and has
+// told all that was before.
+func (w *routeWatch) mark(t *testing.T, n *lab.Node, m *monitor, addr string) {
+	t.Helper()
+	sh(t, n, "ip route add unreachable "+addr+" table 7474; ip route del unreachable "+addr+" table 7474")
+	eventually(t, 10*time.Second, func() error {
+		if !strings.Contains(m.String(), "eleted unreachable "+addr) {
+			return fmt.Errorf("the watch of routes on %s tells nothing", n.Name)
+		}
+		return nil
+	})
+}
+
+// podDevice is one whose routes come and go with a pod.
+var podDevice = regexp.MustCompile(` dev cm[0-9a-f]{11}\b`)
+
+// check ends the watch: no route to another node's pods was touched.
 func (w *routeWatch) check(t *testing.T) {
 	t.Helper()
-	w.stop()
-	_ = w.cmd.Wait()
-	for line := range strings.Lines(w.out.String()) {
-		if strings.Contains(line, "table 7473") && !strings.Contains(line, "dev cm") {
-			t.Errorf("%s: route changed: %s", w.name, strings.TrimSpace(line))
+	for i, n := range w.nodes {
+		w.mark(t, n, w.seen[i], "192.0.2.2")
+		for line := range strings.Lines(w.seen[i].String()) {
+			if strings.Contains(line, "table 7473") && !podDevice.MatchString(line) {
+				t.Errorf("%s: route changed: %s", n.Name, strings.TrimSpace(line))
+			}
 		}
 	}
 }

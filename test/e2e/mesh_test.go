@@ -18,7 +18,7 @@ func TestMesh(t *testing.T) {
 		{Name: "west", Nodes: 2}, {Name: "east", Nodes: 2}, {Name: "south", Nodes: 1},
 	}}})
 	before := snapshots(t, m)
-	s := &suite{m: m}
+	s := &suite{m: m, dir: t.TempDir()}
 	for _, step := range []struct {
 		name string
 		run  func(*testing.T)
@@ -48,6 +48,7 @@ func TestMesh(t *testing.T) {
 
 type suite struct {
 	m    *fixture.Mesh
+	dir  string // lives as long as the lab
 	pods []fixture.Pod
 }
 
@@ -148,25 +149,33 @@ func (s *suite) disturb(t *testing.T, mischief func(t *testing.T)) {
 		{s.of("west")[0], s.of("east")[1]}, {s.of("east")[0], s.of("west")[1]},
 		{s.of("west")[0], s.of("west")[1]}, {s.of("south")[0], s.of("west")[0]},
 	})
-	watch := watchRoutes(t, node(t, s.m, "west-n1"))
+	watch := watchRoutes(t, s.nodes(t)...)
 	mischief(t)
 	flows.check(t)
 	watch.check(t)
+}
+
+// nodes are all of the three clusters.
+func (s *suite) nodes(t *testing.T) (out []*lab.Node) {
+	t.Helper()
+	for _, c := range s.m.Clusters {
+		out = append(out, c.Nodes...)
+	}
+	return out
 }
 
 func (s *suite) killAgent(t *testing.T) {
 	s.disturb(t, func(t *testing.T) {
 		n := node(t, s.m, "west-n1")
 		for range 2 {
-			killAndWait(t, n, "clustermesh-agent", s.agentReady(t, "west-n1"))
+			killAndWait(t, n, "clustermesh-agent", agentReady(t, n))
 		}
 	})
 	reachAll(t, s.m, s.pods)
 }
 
-// agentReady asks the agent of a node over its own socket.
-func (s *suite) agentReady(t *testing.T, name string) func() error {
-	n := node(t, s.m, name)
+// agentReady asks the agent of a node.
+func agentReady(t *testing.T, n *lab.Node) func() error {
 	return func() error {
 		_, err := n.Exec(t.Context(), "bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/9473; printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3; grep -q ' 200 ' <&3")
 		return err
@@ -200,18 +209,31 @@ func (s *suite) killServer(t *testing.T) {
 	s.waitSynced(t, "west", "east")
 }
 
+// upgrade: west gets the next minor version, from its own image; the others stay,
+// and go on with it to the end.
 func (s *suite) upgrade(t *testing.T) {
+	const next = "0.2.0-e2e"
+	must(t, s.m.UseVersion(t.Context(), s.dir, next))
 	s.disturb(t, func(t *testing.T) {
 		_, err := s.m.CLI(t.Context(), "upgrade", "--context", "west", "--set", "log.level=debug")
 		must(t, err)
 	})
 	s.waitSynced(t, "west", "east")
+	for _, cluster := range []string{"west", "east"} {
+		for _, a := range s.status(t, cluster).Agents {
+			if (a.Version == next) != (cluster == "west") {
+				t.Errorf("the agent on %s has version %s", a.Node, a.Version)
+			}
+		}
+	}
 }
 
-// cut: with the clusters' control planes out of each other's reach, routes stay
-// and status says since when; healing brings no flap.
+// cut: with the clusters out of each other's reach for minutes, routes stay and
+// status says since when; healing brings no flap.
 func (s *suite) cut(t *testing.T) {
-	watch := watchRoutes(t, node(t, s.m, "west-n1"))
+	const long = 2 * time.Minute
+	watch := watchRoutes(t, s.nodes(t)...)
+	began := time.Now()
 	must(t, s.m.Cut(t.Context(), "west", "east"))
 	eventually(t, 90*time.Second, func() error {
 		p := s.peer(t, "west", "east")
@@ -220,7 +242,14 @@ func (s *suite) cut(t *testing.T) {
 		}
 		return nil
 	})
-	s.waitRoutes(t, 8)
+	noticed := time.Now()
+	time.Sleep(time.Until(began.Add(long))) // what happens after a while, if anything, has to happen
+	s.waitMesh(t)
+	for _, p := range s.status(t, "west").Peers {
+		if p.Name == "east" && (p.Connected || p.Since.Before(began.Add(-time.Second)) || p.Since.After(noticed.Add(time.Second))) {
+			t.Errorf("west says of east: connected %v since %v; want not, since between %v and %v", p.Connected, p.Since, began, noticed)
+		}
+	}
 	must(t, s.m.Heal(t.Context(), "west", "east"))
 	s.waitSynced(t, "west", "east")
 	watch.check(t)
@@ -383,6 +412,23 @@ func snapshots(t *testing.T, m *fixture.Mesh) map[string]string {
 		}
 	}
 	return out
+}
+
+// status is what clustermesh status says of a cluster, as far as it is looked at.
+func (s *suite) status(t *testing.T, cluster string) (c struct {
+	Agents []struct{ Node, Version string }
+	Peers  []struct {
+		Name      string
+		Connected bool
+		Since     time.Time
+	}
+}) {
+	t.Helper()
+	out, _ := s.m.CLIOut(t.Context(), "status", "--context", cluster, "-o", "json") // an error says that something is wrong
+	report := struct{ Clusters []json.RawMessage }{}
+	must(t, json.Unmarshal(out, &report))
+	must(t, json.Unmarshal(report.Clusters[0], &c))
+	return c
 }
 
 // peer is what the API server of a cluster says of a peer.

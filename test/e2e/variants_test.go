@@ -42,6 +42,10 @@ func TestVariants(t *testing.T) {
 				t.Errorf("routes are not through the tunnel:\n%s", got)
 			}
 			nothingDropped(t, n)
+			flows, watch := startFlows(t, m, [][2]fixture.Pod{{pods[0], pods[1]}}), watchRoutes(t, n)
+			killAndWait(t, n, "clustermesh-agent", agentReady(t, n)) // N5, through the tunnel
+			flows.check(t)
+			watch.check(t)
 		})
 	}
 }

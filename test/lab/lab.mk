@@ -3,10 +3,11 @@
 
 .PHONY: lab-deps lab-build lab-up lab-down lab-status
 
-# Installs the Debian packages the lab needs and this machine lacks.
+# Installs the Debian packages that the lab, and the tests with the race detector, need and this machine lacks.
 lab-deps:
 	@missing=""; \
-	for want in runc:runc nft:nftables conntrack:conntrack ip:iproute2 nsenter:util-linux unshare:util-linux mount:mount busybox:busybox-static; do \
+	[ -e /usr/include/stdlib.h ] || missing=" libc6-dev"; \
+	for want in runc:runc nft:nftables conntrack:conntrack ip:iproute2 nsenter:util-linux unshare:util-linux mount:mount busybox:busybox-static gcc:gcc; do \
 		PATH="$$PATH:/usr/sbin:/sbin" command -v "$${want%%:*}" >/dev/null || missing="$$missing $${want##*:}"; \
 	done; \
 	[ -z "$$missing" ] || { echo "installing:$$missing"; apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; }
