@@ -5,7 +5,7 @@
 //	go run ./test/bench [-only PREFIX] [-out bin/bench.json]
 //
 // PREFIX picks parts by the names of their figures: datapath/direct,
-// datapath/vxlan, datapath/bridge, mirror, agent, cni.
+// datapath/vxlan, datapath/bridge, mirror, agent, cni, services.
 package main
 
 import (
@@ -105,6 +105,7 @@ func (b *bench) all(ctx context.Context, out string) error {
 		{[]string{"datapath/"}, b.datapath},
 		{[]string{"mirror/"}, b.mirror},
 		{[]string{"agent/", "cni/"}, b.agent},
+		{[]string{"services/"}, b.services},
 	}
 	var results []Result
 	var failed []error

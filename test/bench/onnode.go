@@ -25,7 +25,7 @@ const own = "/proc/self/exe"
 // onNode is the process that measureOnNode starts.
 func onNode(ctx context.Context, what, arg string) error {
 	measure := map[string]func(context.Context, []byte) ([]Result, error){
-		"mirror": mirrorOnNode, "agent": agentOnNode,
+		"mirror": mirrorOnNode, "agent": agentOnNode, "services": servicesOnNode,
 	}[what]
 	if measure == nil {
 		return fmt.Errorf("on-node %q is not known", what)

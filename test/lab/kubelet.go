@@ -91,11 +91,26 @@ func (n *Node) startKubelet() error {
 	if err != nil || n.cluster.lab.cfg.KubeProxy == NoKubeProxy {
 		return err
 	}
+	return n.StartKubeProxy(n.cluster.lab.cfg.KubeProxy)
+}
+
+// StartKubeProxy runs kube-proxy in a mode (nftables, iptables).
+func (n *Node) StartKubeProxy(mode string) error {
 	return n.daemon("kube-proxy", "kube-proxy", "--kubeconfig=/etc/kubernetes/kube-proxy.kubeconfig",
-		"--hostname-override="+n.Name, "--proxy-mode="+n.cluster.lab.cfg.KubeProxy,
+		"--hostname-override="+n.Name, "--proxy-mode="+mode,
 		"--cluster-cidr="+join(n.cluster.Config().PodCIDRs),
 		// nf_conntrack_max belongs to the whole machine: leave it.
 		"--conntrack-max-per-core=0", "--conntrack-min=0")
+}
+
+// StopKubeProxy ends kube-proxy, and has it take out of the kernel what it put
+// there.
+func (n *Node) StopKubeProxy(ctx context.Context) error {
+	if err := n.Kill(ctx, "kube-proxy"); err != nil {
+		return err
+	}
+	_, err := n.Exec(ctx, "kube-proxy", "--cleanup")
+	return err
 }
 
 func (n *Node) writeKubeletFiles() error {

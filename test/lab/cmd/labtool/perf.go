@@ -32,7 +32,7 @@ type perfResult struct {
 	Error   string  `json:"error,omitempty"`
 }
 
-// perf reads lines "rr|crr|stream ADDRESS DURATION" and answers each with a line
+// perf reads lines "rr|crr|stream ADDRESS[:PORT] DURATION" and answers each with a line
 // of JSON. It stays one process on one CPU, so that nothing but the network is
 // between two measurements.
 func perf(ctx context.Context, args []string, in io.Reader) error {
@@ -69,9 +69,13 @@ func (r *perfResult) measure(line string) error {
 	if _, err := fmt.Sscan(line, &r.Verb, &address, &duration); err != nil {
 		return fmt.Errorf("read %q: %w", line, err)
 	}
-	a, err := netip.ParseAddr(strings.Trim(address, "[]"))
-	if err != nil {
-		return err
+	at, err := netip.ParseAddrPort(address)
+	if err != nil { // without a port: that of perfserve
+		a, err := netip.ParseAddr(strings.Trim(address, "[]"))
+		if err != nil {
+			return err
+		}
+		at = netip.AddrPortFrom(a, map[string]uint16{"rr": rrPort, "crr": crrPort, "stream": streamPort}[r.Verb])
 	}
 	d, err := time.ParseDuration(duration)
 	if err != nil {
@@ -80,11 +84,11 @@ func (r *perfResult) measure(line string) error {
 	start := time.Now()
 	switch r.Verb {
 	case "rr":
-		r.Ops, err = requestResponse(sockaddr(a, rrPort), start.Add(d))
+		r.Ops, err = requestResponse(sockaddr(at), start.Add(d))
 	case "crr":
-		r.Ops, err = connections(sockaddr(a, crrPort), start.Add(d))
+		r.Ops, err = connections(sockaddr(at), start.Add(d))
 	case "stream":
-		r.Bytes, err = stream(sockaddr(a, streamPort), start.Add(d))
+		r.Bytes, err = stream(sockaddr(at), start.Add(d))
 	default:
 		err = fmt.Errorf("verb %q is not known: use rr, crr or stream", r.Verb)
 	}
