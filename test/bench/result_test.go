@@ -39,8 +39,8 @@ func TestLatencies(t *testing.T) {
 	}
 }
 
-// TestJudge: the share is taken round by round, the bridge plugin's is the least
-// where it goes the same way, and the tunnel has its own target.
+// TestJudge: the share is taken round by round, the tunnel has its own target,
+// and the bridge plugin's share is the least of everything, also of the tunnel.
 func TestJudge(t *testing.T) {
 	of := func(host, other float64) *series {
 		s := &series{}
@@ -53,15 +53,20 @@ func TestJudge(t *testing.T) {
 		return s
 	}
 	bridge := of(100, 90)
+	bridge.values["nodes/crr"][0] = 80.3
 	for name, c := range map[string]struct {
 		backend, figure, target string
 		met                     bool
 	}{
-		"behind the bridge":  {"direct", "datapath/direct/nodes/rr", ">= 0.9", false},
-		"tunnel":             {"vxlan", "datapath/vxlan/nodes/rr", ">= 0.55", true},
-		"tunnel, no target":  {"vxlan", "datapath/vxlan/nodes/crr", "", false},
-		"tunnel, one node":   {"vxlan", "datapath/vxlan/one-node/stream", ">= 0.9", false},
-		"across over within": {"vxlan", "datapath/vxlan/clusters-to-nodes/crr", ">= 0.97", true},
+		"direct":                 {"direct", "datapath/direct/nodes/rr", ">= 0.75", true},
+		"direct, behind bridge":  {"direct", "datapath/direct/nodes-to-bridge/rr", ">= 1", false},
+		"tunnel":                 {"vxlan", "datapath/vxlan/nodes/rr", ">= 0.55", true},
+		"tunnel, no target":      {"vxlan", "datapath/vxlan/nodes/crr", "", false},
+		"tunnel, behind bridge":  {"vxlan", "datapath/vxlan/nodes-to-bridge/rr", ">= 1", false},
+		"tunnel, behind, stream": {"vxlan", "datapath/vxlan/clusters-to-bridge/stream", ">= 1", false},
+		"tunnel, as the bridge":  {"vxlan", "datapath/vxlan/nodes-to-bridge/crr", ">= 1", true},
+		"tunnel, one node":       {"vxlan", "datapath/vxlan/one-node-to-bridge/stream", ">= 1", false},
+		"across over within":     {"vxlan", "datapath/vxlan/clusters-to-nodes/crr", ">= 0.97", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, r := range judge(c.backend, of(100, 80), bridge) {
