@@ -24,7 +24,9 @@ var (
 	verbs = []string{"rr", "crr", "stream"}
 )
 
-// datapath measures the bridge plugin first: it is the reference of the rest.
+// datapath measures the bridge plugin first: it is the reference of the rest. Its
+// lab goes down before the product's comes up, for the control planes of four
+// clusters would take turns with what is measured.
 func (b *bench) datapath(ctx context.Context) ([]Result, error) {
 	bridge, err := b.bridge(ctx)
 	if err != nil {
