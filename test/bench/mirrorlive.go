@@ -33,54 +33,64 @@ func (m *mirrorRun) rows(ctx context.Context) (int, error) {
 	return int(got.Count), nil
 }
 
-// change has the source make changes, and returns how long each took to get
-// here, and all of them since the first was written.
-func (m *mirrorRun) change(ctx context.Context, count, rate int) (took []time.Duration, all time.Duration, err error) {
+// changed is how changes went.
+type changed struct {
+	took      []time.Duration // each, since it was due at the source
+	all       time.Duration   // since the first was written
+	perSecond float64         // so many the source wrote
+}
+
+// change has the source make changes, and waits until they are here.
+func (m *mirrorRun) change(ctx context.Context, count, rate int) (c changed, err error) {
 	arrived := m.reader.expect(m.next, count)
 	answer, err := m.source.Do(peers.Order{Do: peers.Change, First: m.next, Count: count, Rate: rate})
 	if err != nil {
-		return nil, 0, err
+		return c, err
 	}
 	m.next += uint64(count)
 	if err := wait(ctx, arrived, 30*time.Second, fmt.Sprintf("%d changes to arrive", count)); err != nil {
-		return nil, 0, err
+		return c, err
 	}
 	took, last := m.reader.arrived()
-	progress("%d changes written in %.2f s, all here after %.2f s", count, answer.Ended.Sub(answer.Began).Seconds(), last.Sub(answer.Began).Seconds())
-	return took, last.Sub(answer.Began), nil
+	c = changed{took: took, all: last.Sub(answer.Began), perSecond: answer.PerSecond(count)}
+	progress("%d changes written in %.2f s, all here after %.2f s", count, answer.Ended.Sub(answer.Began).Seconds(), c.all.Seconds())
+	return c, nil
 }
 
 func (m *mirrorRun) idle(ctx context.Context) error {
-	if _, _, err := m.change(ctx, 50, 50); err != nil { // warms up
+	if _, err := m.change(ctx, 50, 50); err != nil { // warms up
 		return err
 	}
-	took, _, err := m.change(ctx, 500, 50)
+	c, err := m.change(ctx, 500, 50)
 	if err != nil {
 		return err
 	}
-	p50, p99 := latencies("mirror/change-idle", took)
+	p50, p99 := latencies("mirror/change-idle", c.took)
 	m.add(p50.atMost(3).reference(2.3), p99.atMost(10).reference(5.4))
 	return nil
 }
 
+// busy says how many changes a second there really were: latencies under fewer
+// would be no answer.
 func (m *mirrorRun) busy(ctx context.Context) error {
-	took, _, err := m.change(ctx, 10000, 1000)
+	const rate = 1000
+	c, err := m.change(ctx, 10*rate, rate)
 	if err != nil {
 		return err
 	}
-	p50, p99 := latencies("mirror/change-1000-per-s", took)
-	m.add(p50.atMost(3), p99.atMost(10))
+	p50, p99 := latencies("mirror/change-1000-per-s", c.took)
+	m.add(p50.atMost(3), p99.atMost(10), figure("mirror/change-1000-per-s-rate", "1/s", c.perSecond).atLeast(rate))
 	return nil
 }
 
 func (m *mirrorRun) burst(ctx context.Context) error {
 	var all []float64
 	for range 3 {
-		_, d, err := m.change(ctx, 10000, 0)
+		c, err := m.change(ctx, 10000, 0)
 		if err != nil {
 			return err
 		}
-		all = append(all, d.Seconds())
+		all = append(all, c.all.Seconds())
 	}
 	mem, err := m.memory("after all changes")
 	m.add(figure("mirror/burst-10000", "s", all...).atMost(2).reference(99),

@@ -22,7 +22,7 @@ type reader struct {
 
 	mu    sync.Mutex
 	first uint64          // guarded by mu: of the stamps that are waited for
-	took  []time.Duration // guarded by mu: from the source's write to us; 0: not here yet
+	took  []time.Duration // guarded by mu: since they were due at the source; 0: not here yet
 	open  int             // guarded by mu: how many are not here
 	all   chan struct{}   // guarded by mu: closed when none is
 	last  time.Time       // guarded by mu: when the last one came

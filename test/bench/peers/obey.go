@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -35,10 +36,25 @@ const (
 	Withdraw = "withdraw" // and gone
 )
 
+// due is when the change that is i-th of an order begun at that time has to be
+// written. It does not wait for those before it.
+func (o Order) due(began time.Time, i int) time.Time {
+	if o.Rate == 0 {
+		return began
+	}
+	return began.Add(time.Duration(i) * time.Second / time.Duration(o.Rate))
+}
+
 // Answer comes when an order has been carried out.
 type Answer struct {
 	Began, Ended time.Time
 	Error        string
+}
+
+// PerSecond is how many of count changes a second were written, in whole ones:
+// the last write ends after it was due, even if none is late.
+func (a Answer) PerSecond(count int) float64 {
+	return math.Round(float64(count) / a.Ended.Sub(a.Began).Seconds())
 }
 
 // obey carries out orders until in ends.
@@ -68,7 +84,7 @@ func (s *source) carryOut(ctx context.Context, o Order) error {
 	case Change:
 		return s.change(ctx, o)
 	case Put:
-		_, err := s.store.Do(ctx, putNode(o.Peer, o.Node, 0, o.First))
+		_, err := s.store.Do(ctx, putNode(o.Peer, o.Node, 0, Stamp{o.First, time.Now()}))
 		return err
 	case Withdraw:
 		_, err := s.store.Delete(ctx, nodeRow(o.Peer, o.Node))
@@ -91,14 +107,17 @@ func (s *source) setNodes(ctx context.Context, count int) error {
 	return nil
 }
 
+// change writes each change when it is due, or at once if it is late by then. The
+// stamps tell when they were due: a writer that falls behind is part of the way
+// that a change takes, and must not make the others look faster.
 func (s *source) change(ctx context.Context, o Order) error {
-	if o.Rate == 0 {
-		return s.burst(ctx, o)
-	}
 	began := time.Now()
+	if o.Rate == 0 {
+		return s.burst(ctx, o, began)
+	}
 	for i := range o.Count {
-		pause(ctx, time.Until(began.Add(time.Duration(i)*time.Second/time.Duration(o.Rate))))
-		if _, err := s.store.Do(ctx, s.nextChange(o, i)); err != nil {
+		pause(ctx, time.Until(o.due(began, i)))
+		if _, err := s.store.Do(ctx, s.nextChange(o, began, i)); err != nil {
 			return err
 		}
 	}
@@ -106,11 +125,11 @@ func (s *source) change(ctx context.Context, o Order) error {
 }
 
 // burst writes as fast as the store takes it.
-func (s *source) burst(ctx context.Context, o Order) error {
+func (s *source) burst(ctx context.Context, o Order, began time.Time) error {
 	for from := 0; from < o.Count; from += 100 {
 		var ops []clientv3.Op
 		for i := from; i < min(from+100, o.Count); i++ {
-			ops = append(ops, s.nextChange(o, i))
+			ops = append(ops, s.nextChange(o, began, i))
 		}
 		if _, err := s.store.Txn(ctx).Then(ops...).Commit(); err != nil {
 			return err
@@ -120,18 +139,17 @@ func (s *source) burst(ctx context.Context, o Order) error {
 }
 
 // nextChange goes round all peers, and round their nodes more slowly.
-func (s *source) nextChange(o Order, i int) clientv3.Op {
+func (s *source) nextChange(o Order, began time.Time, i int) clientv3.Op {
 	number := o.First + uint64(i)
 	peer, node, home := int(number)%s.spec.Peers, int(number)/s.spec.Peers%s.spec.Nodes, 0
 	if o.Move {
 		home = 1 - int(number)/s.spec.Peers/s.spec.Nodes%2
 	}
-	return putNode(peer, node, home, number)
+	return putNode(peer, node, home, Stamp{number, o.due(began, i)})
 }
 
-func putNode(peer, node, home int, number uint64) clientv3.Op {
-	n := Node(peer, node, home, Stamp{number, time.Now()})
-	return clientv3.OpPut(nodeRow(peer, node), string(wire.EncodeNode(n)))
+func putNode(peer, node, home int, stamp Stamp) clientv3.Op {
+	return clientv3.OpPut(nodeRow(peer, node), string(wire.EncodeNode(Node(peer, node, home, stamp))))
 }
 
 func nodeRow(peer, node int) string {

@@ -52,7 +52,7 @@ func addr6(parts ...int) netip.Addr {
 }
 
 // Stamp is a number that a node's row carries through the mesh, and when it was
-// written. It travels as the node's public key, which nothing looks at.
+// due to be written. It travels as the node's public key, which nothing looks at.
 type Stamp struct {
 	Number uint64
 	At     time.Time
