@@ -168,6 +168,7 @@ func (a *agentRun) move(ctx context.Context) error {
 	p50, p99 := latencies("agent/node-change", took)
 	mem, err := memoryOf(a.Agent)
 	progress("agent %.0f MiB resident, %.0f at most", mem.Now, mem.Peak)
-	a.results = append(a.results, p50.atMost(10), p99.atMost(50))
+	a.results = append(a.results, p50.atMost(10), p99.atMost(50),
+		figure("agent/rss-peak-after-changes", "MiB", mem.Peak).atMost(150))
 	return err
 }
