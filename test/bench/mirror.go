@@ -67,6 +67,7 @@ type mirrorRun struct {
 	server  *server
 	client  *clientv3.Client
 	reader  *reader
+	rest    *rest
 	next    uint64 // stamp
 	results []Result
 }
@@ -98,7 +99,7 @@ func mirrorOnNode(ctx context.Context, arg []byte) ([]Result, error) {
 			m.client.Close()
 		}
 	}()
-	for _, step := range []func(context.Context) error{m.coldStart, m.follow, m.idle, m.busy, m.burst, m.restarts} {
+	for _, step := range []func(context.Context) error{m.coldStart, m.follow, m.idle, m.busy, m.burst, m.followRest, m.restarts} {
 		if err := step(ctx); err != nil {
 			_ = keepLog(m.server)
 			return nil, err

@@ -42,8 +42,8 @@ func (m *mirrorRun) coldStart(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if want := m.Peers * peerShape.Rows(); rows < want {
-		return fmt.Errorf("%d rows are served after the cold start, want %d", rows, want)
+	if want := m.Peers * peerShape.Rows(); int(rows.Count) < want {
+		return fmt.Errorf("%d rows are served after the cold start, want %d", rows.Count, want)
 	}
 	m.add(figure("mirror/cold-start", "s", complete[len(complete)-1]).atMost(20).reference(57),
 		figure("mirror/cold-start-first-peer", "s", complete[0]),

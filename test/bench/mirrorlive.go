@@ -22,15 +22,34 @@ func (m *mirrorRun) follow(ctx context.Context) error {
 	return err
 }
 
-// rows counts all that is mirrored.
-func (m *mirrorRun) rows(ctx context.Context) (int, error) {
+// followRest has the rows that are no nodes followed too. It comes after what is
+// timed under load, for no agent makes the API server serve them.
+func (m *mirrorRun) followRest(ctx context.Context) error {
+	conf, err := m.cluster.agentTLS(ctx)
+	if err != nil {
+		return err
+	}
+	if m.rest, err = startRest(ctx, m.Cluster, conf); err != nil {
+		return err
+	}
+	if got, want := m.held(), m.Peers*peerShape.Rows(); got != want {
+		return fmt.Errorf("the readers hold %d rows, want %d", got, want)
+	}
+	return nil
+}
+
+// held is how many rows the readers hold, of all kinds that the peers have many of.
+func (m *mirrorRun) held() int { return m.reader.table.Len() + m.rest.table.Len() }
+
+// rows counts all that is mirrored. The header says as of which revision.
+func (m *mirrorRun) rows(ctx context.Context) (*clientv3.GetResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	got, err := m.client.Get(ctx, wire.MirrorPrefix(m.Cluster, ""), clientv3.WithPrefix(), clientv3.WithCountOnly())
 	if err != nil {
-		return 0, fmt.Errorf("count rows of the mirror: %w", err)
+		return nil, fmt.Errorf("count rows of the mirror: %w", err)
 	}
-	return int(got.Count), nil
+	return got, nil
 }
 
 // changed is how changes went.
@@ -119,13 +138,13 @@ func (m *mirrorRun) restarts(ctx context.Context) error {
 // restarted is how it went, counted from the start of the new process.
 type restarted struct {
 	fresh, gone time.Duration
-	lost        int // rows that the reader missed at any time
+	lost        int // rows that the readers missed at any time
 }
 
 func (m *mirrorRun) restart(ctx context.Context, i int) (r restarted, err error) {
 	victim := peers.Order{Do: peers.Withdraw, Peer: i % m.Peers, Node: i}
 	added := peers.Order{Do: peers.Put, Peer: (i + 1) % m.Peers, Node: peerShape.Nodes + i, First: m.next}
-	seen := m.reader.table.Len()
+	seen := m.held()
 	before, err := m.rows(ctx)
 	if err != nil {
 		return r, err
@@ -146,6 +165,7 @@ func (m *mirrorRun) restart(ctx context.Context, i int) (r restarted, err error)
 		return ok
 	}
 	fewest := seen
+	look := func() { fewest = min(fewest, m.held()) }
 	err = poll(ctx, 2*time.Millisecond, time.Minute, "the reader to see what changed", func() bool {
 		if r.fresh == 0 && there(added) {
 			r.fresh = time.Since(started)
@@ -153,7 +173,7 @@ func (m *mirrorRun) restart(ctx context.Context, i int) (r restarted, err error)
 		if r.gone == 0 && !there(victim) {
 			r.gone = time.Since(started)
 		}
-		fewest = min(fewest, m.reader.table.Len())
+		look()
 		return r.fresh != 0 && r.gone != 0
 	})
 	if err != nil {
@@ -163,6 +183,12 @@ func (m *mirrorRun) restart(ctx context.Context, i int) (r restarted, err error)
 		return r, err
 	}
 	after, err := m.rows(ctx) // one has come and one has gone
-	r.lost = max(0, seen-1-fewest, before-after)
-	return r, err
+	if err != nil {
+		return r, err
+	}
+	if err := m.rest.catchUp(ctx, after.Header, look); err != nil {
+		return r, err
+	}
+	r.lost = max(0, seen-1-fewest, seen-m.held(), int(before.Count-after.Count))
+	return r, nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -39,19 +41,26 @@ func startReader(ctx context.Context, cluster string, conf *tls.Config) (*reader
 		},
 		Decode: r.decode,
 	})
+	_, err := readMirror(ctx, cluster, conf, map[wire.Kind]kvstore.Sink{wire.KindNode: sink})
+	return r, err
+}
+
+// readMirror fills sinks from the mirror of cluster until ctx ends, and returns
+// when it has listed their kinds.
+func readMirror(ctx context.Context, cluster string, conf *tls.Config, sinks map[wire.Kind]kvstore.Sink) (*kvstore.Reader, error) {
 	listed := make(chan struct{})
 	var once sync.Once
 	reading := kvstore.NewReader(kvstore.TLSDial(func() (*tls.Config, error) { return conf, nil }),
 		func() []string { return []string{meshAPI} },
-		kvstore.ByKind(map[wire.Kind]kvstore.Sink{wire.KindNode: sink}),
-		kvstore.ReaderOptions{Prefix: wire.MirrorPrefix(cluster, ""), Grouped: true, Kinds: []wire.Kind{wire.KindNode},
+		kvstore.ByKind(sinks),
+		kvstore.ReaderOptions{Prefix: wire.MirrorPrefix(cluster, ""), Grouped: true, Kinds: slices.Sorted(maps.Keys(sinks)),
 			OnState: func(s kvstore.State) {
 				if s.Synced {
 					once.Do(func() { close(listed) })
 				}
 			}})
 	go func() { _ = reading.Run(ctx) }()
-	return r, wait(ctx, listed, time.Minute, "the reader to have listed the mirror")
+	return reading, wait(ctx, listed, time.Minute, "the reader to have listed the mirror")
 }
 
 func (r *reader) decode(peer, key string, value []byte) (model.Node, error) {
