@@ -23,6 +23,8 @@ type Result struct {
 	// Reference is what another product reaches in the same unit: the CNI bridge
 	// plugin measured by the same run, or what is published of Cilium's KVStoreMesh.
 	Reference *float64 `json:"reference"`
+	// ReferenceNote says more about the reference, if a number alone would mislead.
+	ReferenceNote string `json:"reference_note,omitempty"`
 	// Target is what is asked for, as ">= 0.75" or "<= 20"; empty if nothing is.
 	Target string `json:"target,omitempty"`
 	Met    *bool  `json:"met"`
@@ -67,6 +69,12 @@ func (r Result) reference(v float64) Result {
 	return r
 }
 
+// note says more about the reference.
+func (r Result) note(s string) Result {
+	r.ReferenceNote = s
+	return r
+}
+
 func short(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
 
 // significant has three digits, or all before the point.
@@ -87,6 +95,9 @@ func printTable(w io.Writer, results []Result) {
 		reference, met := "", ""
 		if r.Reference != nil {
 			reference = significant(*r.Reference)
+		}
+		if r.ReferenceNote != "" {
+			reference += " (" + r.ReferenceNote + ")"
 		}
 		if r.Met != nil {
 			met = map[bool]string{true: "yes", false: "NO"}[*r.Met]

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -83,10 +84,23 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// TestPrintTable: a note stands beside its reference.
+func TestPrintTable(t *testing.T) {
+	var out strings.Builder
+	printTable(&out, []Result{figure("a/b", "s", 2).atMost(3).reference(2.9).note("99 by default"), figure("c", "MiB", 1).atLeast(2)})
+	want := `FIGURE  VALUE  UNIT  MIN..MAX    REFERENCE             TARGET  MET
+a/b     2.00   s     2.00..2.00  2.90 (99 by default)  <= 3    yes
+c       1.00   MiB   1.00..1.00                        >= 2    NO
+`
+	if out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
 // TestWriteJSON: what other tools read.
 func TestWriteJSON(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "bin", "bench.json")
-	if err := writeJSON(path, []Result{figure("a/b", "s", 2).atMost(3).reference(57), figure("c", "MiB", 1)}); err != nil {
+	if err := writeJSON(path, []Result{figure("a/b", "s", 2).atMost(3).reference(57).note("by default"), figure("c", "MiB", 1)}); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(path)
@@ -96,6 +110,9 @@ func TestWriteJSON(t *testing.T) {
 	var got []map[string]any
 	if err := json.Unmarshal(b, &got); err != nil || len(got) != 2 {
 		t.Fatalf("%v: %s", err, b)
+	}
+	if got[0]["reference_note"] != "by default" || got[1]["reference_note"] != nil {
+		t.Errorf("notes: %s", b)
 	}
 	if got[0]["target"] != "<= 3" || got[0]["met"] != true || got[0]["reference"] != 57.0 || got[1]["met"] != nil || got[1]["reference"] != nil {
 		t.Errorf("%s", b)
