@@ -35,7 +35,31 @@ func onOwnThread(f func() error) error {
 	return <-done
 }
 
+// shareNetnsDir makes the directory what ip-netns(8) makes it. If that came later,
+// by anybody's `ip netns add`, it would mount the directory on itself, and hide
+// our mounts below where nobody could unmount them.
+func shareNetnsDir() error {
+	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
+		return err
+	}
+	share := func() error { return unix.Mount("", netnsDir, "none", unix.MS_SHARED|unix.MS_REC, "") }
+	err := share()
+	if errors.Is(err, unix.EINVAL) { // no mount point yet
+		err = unix.Mount(netnsDir, netnsDir, "none", unix.MS_BIND|unix.MS_REC, "")
+		if err == nil {
+			err = share()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("share %s: %w", netnsDir, err)
+	}
+	return nil
+}
+
 func newNetns(name string) error {
+	if err := shareNetnsDir(); err != nil {
+		return err
+	}
 	return onOwnThread(func() error {
 		ns, err := netns.NewNamed(name)
 		if err != nil {
