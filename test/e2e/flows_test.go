@@ -156,12 +156,12 @@ func watchRoutes(t *testing.T, nodes ...*lab.Node) *routeWatch {
 	return w
 }
 
-// mark changes a route and waits for the monitor to tell: it watches, and has
-// told all that was before.
+// mark changes a route until the monitor tells: it watches, and has told all that
+// was before.
 func (w *routeWatch) mark(t *testing.T, n *lab.Node, m *monitor, addr string) {
 	t.Helper()
-	sh(t, n, "ip route add unreachable "+addr+" table 7474; ip route del unreachable "+addr+" table 7474")
 	eventually(t, 10*time.Second, func() error {
+		sh(t, n, "ip route add unreachable "+addr+" table 7474; ip route del unreachable "+addr+" table 7474")
 		if !strings.Contains(m.String(), "eleted unreachable "+addr) {
 			return fmt.Errorf("the watch of routes on %s tells nothing", n.Name)
 		}
