@@ -40,7 +40,9 @@ unit: ## unit, kernel and contract tests, with the race detector
 e2e: ## the lab's own tests, then the product on real clusters
 	$(GO) test -v -count=1 -timeout 40m -p 1 ./test/lab ./test/e2e 2>&1 | grep -v -e '^=== ' ; exit $${PIPESTATUS[0]}
 
+# kube-proxy, which Services are compared with, needs iptables for its older mode.
 bench: lab-deps lab-build images ## print the figures, write bin/bench.json
+	@PATH="$$PATH:/usr/sbin:/sbin" command -v iptables >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends iptables; }
 	$(GO) run ./test/bench -only '$(ONLY)' -out bin/bench.json
 
 # The committed objects are those of Debian 12's clang.
