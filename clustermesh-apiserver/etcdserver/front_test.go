@@ -53,8 +53,7 @@ func allBackends(t *testing.T, test func(t *testing.T, m *etcdtest.Mesh, addr st
 	})
 }
 
-// TestNothingButReading calls every method that etcd has. (Invariant: a client
-// of the mesh API can't write.)
+// TestNothingButReading calls every method that etcd has (invariant M1).
 func TestNothingButReading(t *testing.T) {
 	m := etcdtest.New(t, "west")
 	m.Put(own+"cluster", "c")
@@ -117,6 +116,7 @@ func call(ctx context.Context, conn *grpc.ClientConn, method string, stream bool
 	return s.RecvMsg(&pb.PutResponse{})
 }
 
+// TestRanges: what a peer may read, and an agent (invariant M1).
 func TestRanges(t *testing.T) {
 	allBackends(t, func(t *testing.T, m *etcdtest.Mesh, addr string) {
 		m.Put(own+"cluster", "c", own+"node/a", "1", own+"node/b", "2", mirror+"east/cluster", "e", "/other", "x")
@@ -155,6 +155,7 @@ func TestRanges(t *testing.T) {
 	})
 }
 
+// TestWatches: what a peer may follow (invariant M1).
 func TestWatches(t *testing.T) {
 	allBackends(t, func(t *testing.T, m *etcdtest.Mesh, addr string) {
 		c := m.Client(addr, m.Peer("east"))
@@ -211,7 +212,7 @@ func create(t *testing.T, w pb.Watch_WatchClient, key, end string) {
 	}
 }
 
-// TestStrangers connects with certificates that are no good here.
+// TestStrangers connects with certificates that are no good here (invariant M2).
 func TestStrangers(t *testing.T) {
 	m := etcdtest.New(t, "west")
 	pair := func(p pki.Pair, err error) pki.Pair { return etcdtest.Must(p, err)(t) }

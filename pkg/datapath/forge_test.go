@@ -118,7 +118,8 @@ func (n *testNode) counter(t testing.TB, name string) uint64 {
 }
 
 // TestDecapsulation: what comes out of the tunnel comes from a known node and
-// has a source inside that node's prefixes. Invariant: decapsulation is closed.
+// has a source inside that node's prefixes (invariant N3); and neither does a pod
+// speak in the tunnel, nor anybody outside as a pod (invariant N2).
 func TestDecapsulation(t *testing.T) {
 	for _, family := range []struct {
 		name       string

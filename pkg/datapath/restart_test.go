@@ -221,7 +221,7 @@ func TestLoopsRest(t *testing.T) {
 	}
 }
 
-// TestCleanup: nothing of ours is left, and what is not ours stays.
+// TestCleanup: nothing of ours is left (invariant N8), and what is not ours stays.
 func TestCleanup(t *testing.T) {
 	m, _ := twoNodes(t, model.EncapAuto, dualEast, dualWest)
 	n := m.nodes[0]

@@ -11,7 +11,8 @@ import (
 	"github.com/clustermesh/clustermesh/pkg/model"
 )
 
-// TestPodIsChecked: a pod sends with its own address or not at all.
+// TestPodIsChecked: a pod sends with its own address or not at all (invariant
+// N2), and before it is programmed nothing (invariant N1).
 func TestPodIsChecked(t *testing.T) {
 	m, pods := twoNodes(t, model.EncapAuto, []string{"192.0.2.1/24", "2001:db8::1/64"}, []string{"192.0.2.2/24", "2001:db8::2/64"})
 	a, evil := m.nodes[0], pods[0]
@@ -114,7 +115,7 @@ func icmp6(s nl.Space, typ byte) func(t *testing.T) {
 	}
 }
 
-// TestMasquerade: only what leaves the mesh gets the node's address.
+// TestMasquerade: only what leaves the mesh gets the node's address (invariant N4).
 func TestMasquerade(t *testing.T) {
 	east, west := []string{"192.0.2.1/24", "2001:db8::1/64"}, []string{"192.0.2.2/24", "2001:db8::2/64"}
 	for _, c := range []struct {
@@ -155,7 +156,7 @@ func TestMasquerade(t *testing.T) {
 }
 
 // TestNothingLeaks: a mesh address that no node claims is refused at once, and
-// does not leave by the default route.
+// does not leave by the default route (invariant N4).
 func TestNothingLeaks(t *testing.T) {
 	m, pods := twoNodes(t, model.EncapAuto, []string{"192.0.2.1/24", "2001:db8::1/64"}, []string{"192.0.2.2/24", "2001:db8::2/64"})
 	with(t, m.nodes[0].space, func(h *netlink.Handle) {

@@ -22,6 +22,7 @@ func must[T any](t *testing.T) func(v T, err error) T {
 	}
 }
 
+// TestIdentify: who may be who (invariant M2).
 func TestIdentify(t *testing.T) {
 	pair := must[Pair](t)
 	east, west, north := pair(NewCA("east", today)), pair(NewCA("west", today)), pair(NewCA("north", today))

@@ -320,6 +320,7 @@ func TestExhausted(t *testing.T) {
 	n.ok("ADD", b)
 }
 
+// TestAgentDown: ADD is put off, and DEL succeeds all the same (invariant N7).
 func TestAgentDown(t *testing.T) {
 	n := newNode(t)
 	p := newPod(t, "a1")

@@ -93,7 +93,8 @@ func TestOrphans(t *testing.T) {
 	})
 }
 
-// TestAddBeforeDelete: a row that moves to another key is never missing (R3).
+// TestAddBeforeDelete: a row that moves to another key is never missing
+// (invariant R3).
 func TestAddBeforeDelete(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil)
@@ -105,7 +106,7 @@ func TestAddBeforeDelete(t *testing.T) {
 }
 
 // TestFailure: one bad row does not keep the others from their place, shows on
-// the board, and is tried again until it works (R4).
+// the board, and is tried again until it works (invariant R4).
 func TestFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil)
@@ -124,7 +125,8 @@ func TestFailure(t *testing.T) {
 	})
 }
 
-// TestMeddling: foreign edits are undone at the next full comparison (R5).
+// TestMeddling: foreign edits are undone at the next full comparison
+// (invariant R5).
 func TestMeddling(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil)
@@ -168,7 +170,8 @@ func TestSync(t *testing.T) {
 	})
 }
 
-// TestSyncRows: who waits for some rows is not held up by others that fail (R4).
+// TestSyncRows: who waits for some rows is not held up by others that fail
+// (invariant R4).
 func TestSyncRows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, nil)
@@ -189,7 +192,7 @@ func TestSyncRows(t *testing.T) {
 }
 
 // TestTableLoop: a loop that follows a table touches what changed, undoes what
-// others did, and spares orphans until they may go (R2, R4, R5).
+// others did, and spares orphans until they may go (invariants R2, R4, R5).
 func TestTableLoop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &rig{table: state.New[string, int](), target: NewFake(rows{"old": 1, "older": 1}), board: status.NewBoard(time.Now)}

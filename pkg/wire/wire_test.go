@@ -102,6 +102,8 @@ func TestNewerMinor(t *testing.T) {
 	}
 }
 
+// TestRefused: values that say what can't be, among them identities whose number
+// does not follow from their labels (invariant W3).
 func TestRefused(t *testing.T) {
 	flipped := func(b []byte, at int, v byte) []byte {
 		b = append([]byte(nil), b...)

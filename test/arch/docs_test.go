@@ -9,26 +9,36 @@ import (
 	"testing"
 )
 
-// TestMetricsDocumented: docs/metrics.md lists exactly the metrics that the code names.
-func TestMetricsDocumented(t *testing.T) {
-	files, err := exec.CommandContext(t.Context(), "git", "-C", "../..", "ls-files", "-co", "--exclude-standard", "*.go").Output()
+// sources are the files of the project whose names match pattern, and their text.
+func sources(t *testing.T, pattern string) map[string]string {
+	t.Helper()
+	names, err := exec.CommandContext(t.Context(), "git", "-C", "../..", "ls-files", "-co", "--exclude-standard", pattern).Output()
 	if err != nil {
 		t.Fatalf("list files: %v", err)
 	}
-	name := regexp.MustCompile(`"(clustermesh_[a-z_]+)"`)
-	var code []string
-	for f := range strings.FieldsSeq(string(files)) {
-		if strings.HasSuffix(f, "_test.go") || strings.HasPrefix(f, "test/") {
-			continue
-		}
-		b, err := os.ReadFile("../../" + f)
+	out := map[string]string{}
+	for name := range strings.FieldsSeq(string(names)) {
+		b, err := os.ReadFile("../../" + name)
 		if os.IsNotExist(err) {
-			continue
+			continue // deleted, and not committed yet
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, m := range name.FindAllStringSubmatch(string(b), -1) {
+		out[name] = string(b)
+	}
+	return out
+}
+
+// TestMetricsDocumented: docs/metrics.md lists exactly the metrics that the code names.
+func TestMetricsDocumented(t *testing.T) {
+	name := regexp.MustCompile(`"(clustermesh_[a-z_]+)"`)
+	var code []string
+	for f, text := range sources(t, "*.go") {
+		if strings.HasSuffix(f, "_test.go") || strings.HasPrefix(f, "test/") {
+			continue
+		}
+		for _, m := range name.FindAllStringSubmatch(text, -1) {
 			code = append(code, m[1])
 		}
 	}

@@ -142,7 +142,7 @@ func (s *suite) waitRoutesOn(t *testing.T, n int, nodes ...string) {
 }
 
 // disturb runs mischief while flows between pods of all clusters are up, and
-// checks that none lost a packet and no route to a node was touched (N5).
+// checks that none lost a packet and no route to a node was touched (invariant N5).
 func (s *suite) disturb(t *testing.T, mischief func(t *testing.T)) {
 	t.Helper()
 	flows := startFlows(t, s.m, [][2]fixture.Pod{
@@ -286,7 +286,7 @@ func (s *suite) grow(t *testing.T) {
 }
 
 // reboot: a node loses power and comes back; its pods get wired anew, no
-// address leaks (N6).
+// address leaks (invariant N6).
 func (s *suite) reboot(t *testing.T) {
 	n := node(t, s.m, "west-n2")
 	must(t, n.Stop(t.Context()))
@@ -377,7 +377,7 @@ func (s *suite) disconnect(t *testing.T) {
 	reachAll(t, s.m, s.pods)
 }
 
-// uninstall leaves nothing of ours on any node (N8).
+// uninstall leaves nothing of ours on any node (invariant N8).
 func (s *suite) uninstall(t *testing.T, before map[string]string) {
 	for _, c := range s.m.Clusters {
 		_, err := s.m.CLI(t.Context(), "uninstall", "--context", c.Name, "--force")

@@ -51,7 +51,7 @@ func TestVariants(t *testing.T) {
 }
 
 // nothingDropped: good traffic counts as no drop of the tunnel check. What it
-// does drop is shown in pkg/datapath (N3).
+// does drop is shown by TestDecapsulation in pkg/datapath.
 func nothingDropped(t *testing.T, n *lab.Node) {
 	t.Helper()
 	got := sh(t, n, "nft list counters table inet clustermesh | grep -A1 'counter drop_decap' | grep packets | grep -v 'packets 0 bytes 0' || true")
