@@ -428,6 +428,42 @@ func TestOwnNodeWins(t *testing.T) {
 	o.wantMirror("east", "cluster", "heartbeat", "node/n1", "node/n2")
 }
 
+// TestAnnouncedEndpoint: a server that moves is followed to the address that the
+// peer had announced before, and that the Peer object does not name.
+func TestAnnouncedEndpoint(t *testing.T) {
+	o := newOurs(t)
+	east := newPeer(o, "east")
+	next := freePort(t)
+	publish(east, twoNodes[0])
+	east.Put(wire.ExportPrefix("east")+"cluster", string(wire.Cluster{Name: "east", Endpoints: []string{"localhost:" + next}}.Encode())) // a name: addresses of loopback are not dialled
+	vouch(east)
+	o.start()
+	o.connect(east, 2, nil)
+	o.wantMirror("east", "cluster", "heartbeat", "node/n1")
+	o.wantSynced("east")
+
+	east.Stop()
+	east.Addr = "127.0.0.1:" + next
+	east.Start()
+	east.Put(wire.ExportPrefix("east")+"node/n2", nodeValue("192.0.2.2 10.2.2.0/24"))
+	o.wantMirror("east", "cluster", "heartbeat", "node/n1", "node/n2")
+}
+
+// freePort is a port on loopback where nobody listens.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
 // TestCaller: a peer whose server is where nobody said it would be is found at the
 // address that its own connection comes from.
 func TestCaller(t *testing.T) {
