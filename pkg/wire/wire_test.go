@@ -174,8 +174,21 @@ func TestTail(t *testing.T) {
 	}
 }
 
+// encode is the value of any row. A node's row has no method, as pkg/model
+// knows nothing of encodings.
+func encode(t *testing.T, row any) []byte {
+	switch row := row.(type) {
+	case model.Node:
+		return EncodeNode(row)
+	case interface{ Encode() []byte }:
+		return row.Encode()
+	}
+	t.Fatalf("no encoder for a %T", row)
+	return nil
+}
+
 // FuzzDecode feeds every decoder: none may panic, and what is accepted must be
-// stable: what was decoded decodes again to the same row.
+// stable: what was decoded decodes again, and is encoded and decoded, to the same row.
 func FuzzDecode(f *testing.F) {
 	for i, r := range rows {
 		f.Add(uint8(i), r.value)
@@ -189,10 +202,8 @@ func FuzzDecode(f *testing.F) {
 		if again, err := r.decode(value); err != nil || !reflect.DeepEqual(got, again) {
 			t.Errorf("second decode of the same bytes: %+v, %v", again, err)
 		}
-		if e, ok := got.(interface{ Encode() []byte }); ok {
-			if back, err := r.decode(e.Encode()); err != nil || fmt.Sprint(back) != fmt.Sprint(got) {
-				t.Errorf("round trip of %+v gave %+v, %v", got, back, err)
-			}
+		if back, err := r.decode(encode(t, got)); err != nil || fmt.Sprint(back) != fmt.Sprint(got) {
+			t.Errorf("round trip of %+v gave %+v, %v", got, back, err)
 		}
 	})
 }
