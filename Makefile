@@ -56,4 +56,4 @@ golden: ## rewrite golden files
 FUZZTIME ?= 30s
 fuzz: ## run every fuzz test for FUZZTIME
 	@set -e; for p in $$($(GO) list ./...); do for f in $$(grep -hoE '^func Fuzz[A-Za-z]+' $$($(GO) list -f '{{.Dir}}' $$p)/*_test.go 2>/dev/null | sed 's/func //'); do \
-		echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; done; done
+		echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$p; done; done

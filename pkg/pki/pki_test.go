@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -122,6 +123,38 @@ func TestPEM(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// FuzzParseBundle: a Peer's bundle is pasted by people. Nothing in it may panic
+// (invariant W2), and what is accepted is the same when it is written and read again.
+func FuzzParseBundle(f *testing.F) {
+	for _, name := range []string{"east", "west"} {
+		ca, err := NewCA(name, today)
+		if err != nil {
+			f.Fatal(err)
+		}
+		agent, err := IssueAgent(ca, today)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(ca.CertPEM())
+		f.Add(agent.CertPEM())
+		f.Add(append(ca.CertPEM(), ca.CertPEM()...))
+		f.Add(ca.CertPEM()[:200])
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		certs, err := ParseBundle(data)
+		if err != nil {
+			if certs != nil {
+				t.Errorf("%d certificates with error %v", len(certs), err)
+			}
+			return
+		}
+		again, err := ParseBundle(EncodeBundle(certs))
+		if err != nil || !slices.EqualFunc(certs, again, (*x509.Certificate).Equal) {
+			t.Errorf("read again: %d certificates, then %d, %v", len(certs), len(again), err)
+		}
+	})
+}
 
 func TestRotation(t *testing.T) {
 	ca := must[Pair](t)(NewCA("east", today))
