@@ -4,8 +4,12 @@ package arch
 import (
 	"encoding/json"
 	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -43,12 +47,14 @@ var impure = map[string]string{
 
 type pkg struct {
 	ImportPath string
+	Dir        string
+	GoFiles    []string
 	Imports    []string
 }
 
 func list(t *testing.T) []pkg {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", module+"...")
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Dir,GoFiles,Imports", module+"...")
 	cmd.Dir = "../.."
 	out, err := cmd.Output()
 	if err != nil {
@@ -114,6 +120,72 @@ func TestPure(t *testing.T) {
 			if instead, bad := impure[imp]; bad {
 				t.Errorf("%s imports %s but is pure: %s", from, imp, instead)
 			}
+		}
+	}
+}
+
+// clocks are what of package time asks the clock or waits for it.
+var clocks = []string{"Now", "Since", "Until", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick", "Sleep"}
+
+// TestPureHasNoClock: packages that decide are told what time it is (invariant
+// A2). Their types may hold times, so the import itself is no offence.
+func TestPureHasNoClock(t *testing.T) {
+	for _, p := range list(t) {
+		from := strings.TrimPrefix(p.ImportPath, module)
+		if !slices.Contains(pure, from) {
+			continue
+		}
+		for _, name := range p.GoFiles {
+			fset := token.NewFileSet()
+			file, err := parser.ParseFile(fset, filepath.Join(p.Dir, name), nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, use := range clockUses(file) {
+				t.Errorf("%s:%d uses time.%s but %s is pure: take the time as an argument", name, fset.Position(use.Pos()).Line, use.Sel.Name, from)
+			}
+		}
+	}
+}
+
+// clockUses are the mentions of clocks in a file, under whatever name it imports
+// package time.
+func clockUses(file *ast.File) (out []*ast.SelectorExpr) {
+	local := ""
+	for _, imp := range file.Imports {
+		if imp.Path.Value == `"time"` {
+			local = "time"
+			if imp.Name != nil {
+				local = imp.Name.Name
+			}
+		}
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		if sel, ok := n.(*ast.SelectorExpr); ok && slices.Contains(clocks, sel.Sel.Name) {
+			if x, ok := sel.X.(*ast.Ident); ok && x.Name == local {
+				out = append(out, sel)
+			}
+		}
+		return true
+	})
+	return out
+}
+
+func TestClockUses(t *testing.T) {
+	for src, want := range map[string]int{
+		`import "time"; var d = 3 * time.Second`:                   0,
+		`import "time"; func f(now time.Time) { now.After(now) }`:  0,
+		`import "time"; var f, g = time.Now, time.Since(t)`:        2,
+		`import x "time"; func f() { x.Sleep(1); <-x.After(1) }`:   2,
+		`import "example.com/clock"; func f() { clock.Now() }`:     0,
+		`func f() { time.Now() }; var time interface{ Now() int }`: 0,
+	} {
+		file, err := parser.ParseFile(token.NewFileSet(), "x.go", "package x;"+src, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := len(clockUses(file)); got != want {
+			t.Errorf("%s: %d uses of the clock, want %d", src, got, want)
 		}
 	}
 }
