@@ -14,7 +14,6 @@ import (
 	_ "go.etcd.io/etcd/client/v3"
 	_ "go.etcd.io/etcd/server/v3/embed"
 	_ "go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
-	_ "go.etcd.io/etcd/server/v3/proxy/grpcproxy"
 	_ "golang.org/x/sync/errgroup"
 	_ "golang.org/x/sys/unix"
 	_ "google.golang.org/grpc"
