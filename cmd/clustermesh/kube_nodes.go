@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -38,8 +39,8 @@ func checkKubeProxy(ctx context.Context, cluster *kubeCluster, settings config.C
 	return nil
 }
 
-// checkInstallNodes compares the values with what nodes have already: pod CIDRs of a node can never be changed, so values that
-// do not fit would leave it without network. warn gets what may still come right by itself.
+// checkInstallNodes looks whether nodes can run clustermesh, and compares the values with what they have already: pod CIDRs of a
+// node can never be changed, so values that do not fit would leave it without network. warn gets what may still come right by itself.
 func checkInstallNodes(ctx context.Context, cluster *kubeCluster, values config.Config, warn func(string)) error {
 	nodes, err := cluster.typed.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -50,13 +51,27 @@ func checkInstallNodes(ctx context.Context, cluster *kubeCluster, values config.
 		if len(node.Spec.PodCIDRs) == 0 {
 			without = append(without, node.Name)
 		}
-		if err := checkNode(node, values.Cluster.PodCIDRs); err != nil {
+		if err := errors.Join(checkKernel(node), checkNode(node, values.Cluster.PodCIDRs)); err != nil {
 			return err
 		}
 	}
 	if len(without) > 0 && values.IPAM.Mode == config.IPAMKubernetes {
 		warn(fmt.Sprintf("nodes without pod CIDR: %s; kube-controller-manager has to give it (--allocate-node-cidrs), or set ipam.mode=cluster-pool",
 			atMost(3, without, ", ")))
+	}
+	return nil
+}
+
+// checkKernel asks for the oldest kernel that the data path is written for. A node that has not said which it runs is not
+// held up.
+func checkKernel(node corev1.Node) error {
+	var major, minor int
+	running := node.Status.NodeInfo.KernelVersion
+	if _, err := fmt.Sscanf(running, "%d.%d", &major, &minor); err != nil {
+		return nil
+	}
+	if major < 5 || major == 5 && minor < 15 {
+		return fmt.Errorf("node %s runs Linux %s; clustermesh needs 5.15 or newer: upgrade the node's kernel, or take the node out of the cluster", node.Name, running)
 	}
 	return nil
 }

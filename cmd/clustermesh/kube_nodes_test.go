@@ -18,6 +18,11 @@ func TestCheckNodes(t *testing.T) {
 	node := func(name string, cidrs ...string) runtime.Object {
 		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{PodCIDRs: cidrs}}
 	}
+	kernel := func(name, version string) runtime.Object {
+		n := node(name, "10.1.0.0/24").(*corev1.Node)
+		n.Status.NodeInfo.KernelVersion = version
+		return n
+	}
 	kubeProxy := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "kube-proxy"}}
 	tests := map[string]struct {
 		nodes       []runtime.Object
@@ -31,6 +36,10 @@ func TestCheckNodes(t *testing.T) {
 		"none yet":            {nodes: []runtime.Object{node("a")}, warn: "nodes without pod CIDR: a; kube-controller-manager"},
 		"none, from our pool": {nodes: []runtime.Object{node("a")}, mode: config.IPAMClusterPool},
 		"no nodes":            {},
+		"oldest kernel":       {nodes: []runtime.Object{kernel("a", "5.15.0-91-generic"), kernel("b", "6.1.0+")}},
+		"old kernel":          {nodes: []runtime.Object{kernel("a", "6.1.0"), kernel("b", "5.4.17-2136.el8uek.x86_64")}, err: "node b runs Linux 5.4.17-2136.el8uek.x86_64; clustermesh needs 5.15 or newer: upgrade the node's kernel"},
+		"older kernel":        {nodes: []runtime.Object{kernel("a", "4.18.0")}, err: "node a runs Linux 4.18.0"},
+		"kernel not told":     {nodes: []runtime.Object{kernel("a", "")}},
 		"kube-proxy runs":     {nodes: []runtime.Object{kubeProxy}, warn: "kube-proxy runs in this cluster, and clustermesh replaces it"},
 		"kube-proxy stays":    {nodes: []runtime.Object{kubeProxy}, proxy: config.KubeProxyKeep},
 	}
