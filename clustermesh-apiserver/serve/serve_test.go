@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -186,7 +187,18 @@ func nodeRow(addr, pods string) string {
 
 // TestServe walks through the life of an API server and one peer.
 func TestServe(t *testing.T) {
-	u := newCluster(t)
+	t.Run("embedded etcd", func(t *testing.T) { testServe(t, newCluster(t)) })
+	t.Run("external etcd", func(t *testing.T) {
+		u := newCluster(t)
+		u.opt.EtcdEndpoints = []string{u.k8s.Etcd}
+		testServe(t, u)
+		if files, err := os.ReadDir(u.opt.DataDir); err != nil || len(files) > 0 {
+			t.Errorf("beside an external etcd it keeps %v, %v", files, err)
+		}
+	})
+}
+
+func testServe(t *testing.T, u *cluster) {
 	u.node("o1", "198.51.100.1")
 	u.start()
 	u.eventually("ready", u.ready)
@@ -252,8 +264,11 @@ func TestServe(t *testing.T) {
 
 	// Kubernetes is away, and so is our server for a moment: it comes back, serves
 	// what it had, and follows the peer. Without Kubernetes' word our own node's
-	// address is still ours.
-	u.k8s.Stop()
+	// address is still ours. An external etcd is written by the leader, whom
+	// Kubernetes has to elect, so there only our server is away.
+	if len(u.opt.EtcdEndpoints) == 0 {
+		u.k8s.Stop()
+	}
 	u.stop()
 	east.Put(at+"node/n2", nodeRow("192.0.2.2", "10.2.3.0/24"), at+"node/n1", "")
 	u.start()
@@ -264,7 +279,9 @@ func TestServe(t *testing.T) {
 	if u.has(agent, "/clustermesh/mirror/v1/us/east/node/evil") {
 		t.Error("a row with our own node's address was admitted")
 	}
-	u.k8s.Resume()
+	if len(u.opt.EtcdEndpoints) == 0 {
+		u.k8s.Resume()
+	}
 	u.eventually("ready again", u.ready)
 
 	if err := u.c.Peers.Delete(t.Context(), "east", metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {

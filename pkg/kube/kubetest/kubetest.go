@@ -28,11 +28,11 @@ import (
 type Server struct {
 	Config     *rest.Config
 	Kubeconfig string // path of a file
+	Etcd       string // URL of its etcd, which stays when the API server stops
 
 	t        testing.TB
 	bin, dir string
 	addr     string // of the API server
-	etcd     string // URL
 	api      *exec.Cmd
 }
 
@@ -45,13 +45,13 @@ const token = "test-token"
 // a schema.
 func Start(t testing.TB) *Server {
 	t.Helper()
-	s := &Server{t: t, bin: find(t), dir: t.TempDir(), addr: free(t), etcd: "http://" + free(t)}
+	s := &Server{t: t, bin: find(t), dir: t.TempDir(), addr: free(t), Etcd: "http://" + free(t)}
 	s.write("tokens.csv", token+",admin,admin,system:masters\n")
 	s.write("sa.key", saKey(t))
 	s.Config = &rest.Config{Host: "https://" + s.addr, BearerToken: token, TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
 	s.Kubeconfig = s.write("kubeconfig", fmt.Sprintf(kubeconfig, s.addr, token))
 	peer := "http://" + free(t)
-	s.run("etcd", "--data-dir", filepath.Join(s.dir, "etcd"), "--listen-client-urls", s.etcd, "--advertise-client-urls", s.etcd,
+	s.run("etcd", "--data-dir", filepath.Join(s.dir, "etcd"), "--listen-client-urls", s.Etcd, "--advertise-client-urls", s.Etcd,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer, "--unsafe-no-fsync")
 	s.Resume()
 	s.create("/api/v1/namespaces", `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"`+Namespace+`"}}`)
@@ -82,7 +82,7 @@ func (s *Server) Stop() {
 func (s *Server) Resume() {
 	s.t.Helper()
 	host, port, _ := net.SplitHostPort(s.addr)
-	s.api = s.run("kube-apiserver", "--etcd-servers="+s.etcd, "--bind-address="+host, "--secure-port="+port,
+	s.api = s.run("kube-apiserver", "--etcd-servers="+s.Etcd, "--bind-address="+host, "--secure-port="+port,
 		"--cert-dir="+filepath.Join(s.dir, "certs"), "--service-cluster-ip-range=10.96.0.0/20",
 		"--service-account-issuer=https://kubernetes", "--service-account-key-file="+filepath.Join(s.dir, "sa.key"),
 		"--service-account-signing-key-file="+filepath.Join(s.dir, "sa.key"), "--disable-admission-plugins=ServiceAccount",
