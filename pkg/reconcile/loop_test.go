@@ -45,8 +45,11 @@ type rig struct {
 	loop   *Loop[string, int]
 }
 
-func start(t *testing.T, actual rows) *rig {
+// start runs a loop over a target that holds actual. The table expects reports of
+// sources from the beginning: the loop may look at it before the test goes on.
+func start(t *testing.T, actual rows, sources ...string) *rig {
 	r := &rig{table: state.New[string, int](), target: NewFake(actual), board: status.NewBoard(time.Now)}
+	r.table.Expect(sources...)
 	r.loop = NewLoop("test", r.target, r.table.Snapshot, Options{Board: r.board}, r.table.Subscribe())
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
@@ -74,7 +77,7 @@ func (r *rig) expect(t *testing.T, rows string, log ...string) {
 // TestRestart: a loop that finds what it wants touches nothing (invariant R1).
 func TestRestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := start(t, rows{"a": 1})
+		r := start(t, rows{"a": 1}, "src")
 		r.table.Replace("src", rows{"a": 1})
 		r.expect(t, "a=1")
 	})
@@ -84,8 +87,7 @@ func TestRestart(t *testing.T) {
 // rows do not wait for that (invariant R2).
 func TestOrphans(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := start(t, rows{"old": 1})
-		r.table.Expect("one", "two")
+		r := start(t, rows{"old": 1}, "one", "two")
 		r.table.Replace("one", rows{"a": 1})
 		r.expect(t, "a=1\nold=1", "set a=1")
 		r.table.Replace("two", rows{"b": 2})
