@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -46,14 +45,21 @@ func checkInstallNodes(ctx context.Context, cluster *kubeCluster, values config.
 	if err != nil {
 		return fmt.Errorf("list nodes: %w", err)
 	}
-	var without []string
+	var without, old []string
 	for _, node := range nodes.Items {
 		if len(node.Spec.PodCIDRs) == 0 {
 			without = append(without, node.Name)
 		}
-		if err := errors.Join(checkKernel(node), checkNode(node, values.Cluster.PodCIDRs)); err != nil {
+		if err := checkNode(node, values.Cluster.PodCIDRs); err != nil {
 			return err
 		}
+		if oldKernel(node) {
+			old = append(old, node.Name+" ("+node.Status.NodeInfo.KernelVersion+")")
+		}
+	}
+	if len(old) > 0 {
+		warn(fmt.Sprintf("nodes with a kernel before Linux 5.15: %s; clustermesh is not tested there. Where the distribution has put newer parts into it, it may work; else upgrade it",
+			atMost(3, old, ", ")))
 	}
 	if len(without) > 0 && values.IPAM.Mode == config.IPAMKubernetes {
 		warn(fmt.Sprintf("nodes without pod CIDR: %s; kube-controller-manager has to give it (--allocate-node-cidrs), or set ipam.mode=cluster-pool",
@@ -62,18 +68,13 @@ func checkInstallNodes(ctx context.Context, cluster *kubeCluster, values config.
 	return nil
 }
 
-// checkKernel asks for the oldest kernel that the data path is written for. A node that has not said which it runs is not
-// held up.
-func checkKernel(node corev1.Node) error {
+// oldKernel tells whether a node's kernel is older than what the data path is written for.
+func oldKernel(node corev1.Node) bool {
 	var major, minor int
-	running := node.Status.NodeInfo.KernelVersion
-	if _, err := fmt.Sscanf(running, "%d.%d", &major, &minor); err != nil {
-		return nil
+	if _, err := fmt.Sscanf(node.Status.NodeInfo.KernelVersion, "%d.%d", &major, &minor); err != nil {
+		return false // it has not said
 	}
-	if major < 5 || major == 5 && minor < 15 {
-		return fmt.Errorf("node %s runs Linux %s; clustermesh needs 5.15 or newer: upgrade the node's kernel, or take the node out of the cluster", node.Name, running)
-	}
-	return nil
+	return major < 5 || major == 5 && minor < 15
 }
 
 func checkNode(node corev1.Node, pool []netip.Prefix) error {
