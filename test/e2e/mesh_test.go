@@ -377,8 +377,18 @@ func (s *suite) disconnect(t *testing.T) {
 	reachAll(t, s.m, s.pods)
 }
 
-// uninstall leaves nothing of ours on any node (invariant N8).
+// uninstall refuses while there are peers, and then leaves nothing of ours on any
+// node (invariant N8).
 func (s *suite) uninstall(t *testing.T, before map[string]string) {
+	if out, err := s.m.CLI(t.Context(), "uninstall", "--context", "south"); err == nil || !strings.Contains(out, "connected to east, west") {
+		t.Errorf("uninstall of south, which has peers: %v", err)
+	}
+	_, err := s.m.CLI(t.Context(), "disconnect", "--context", "west", "--destination-context", "south")
+	must(t, err)
+	s.waitRoutes(t, 6) // to east, and to each other
+	if got := s.peers(t, "south"); got != "peer.clustermesh.io/east" {
+		t.Errorf("south has peers %q, want east only", got)
+	}
 	for _, c := range s.m.Clusters {
 		_, err := s.m.CLI(t.Context(), "uninstall", "--context", c.Name, "--force")
 		must(t, err)

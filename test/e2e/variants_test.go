@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -48,6 +49,40 @@ func TestVariants(t *testing.T) {
 			watch.check(t)
 		})
 	}
+}
+
+// TestReplicas: two mesh API servers, which peers reach by a port of any node.
+// Either may die; the other goes on for both.
+func TestReplicas(t *testing.T) {
+	m := up(t, fixture.Config{Config: lab.Config{Name: "e2erep", Stack: lab.IPv4,
+		Clusters: []lab.ClusterConfig{{Name: "west", Nodes: 2}, {Name: "east", Nodes: 1}}}})
+	must(t, m.Install(t.Context(), "west", "apiserver.exposure=NodePort", "pods.apiserver.replicas=2"))
+	must(t, m.Install(t.Context(), "east", "apiserver.exposure=NodePort"))
+	must(t, m.Connect(t.Context(), "west", "east"))
+	pods, err := m.Probes(t.Context())
+	must(t, err)
+	eventually(t, 20*time.Second, func() error { _, err := m.Reach(t.Context(), pods[0], pods[2]); return err })
+	reachAll(t, m, pods)
+	s := &suite{m: m}
+	flows := startFlows(t, m, [][2]fixture.Pod{{pods[0], pods[2]}, {pods[2], pods[1]}})
+	west, err := m.Cluster("west")
+	must(t, err)
+	for _, n := range west.Nodes {
+		if len(n.PIDs("clustermesh-apiserver")) != 1 {
+			t.Fatalf("%s runs %d API servers, want 1", n.Name, len(n.PIDs("clustermesh-apiserver")))
+		}
+		must(t, n.Kill(t.Context(), "clustermesh-apiserver"))
+		s.waitSynced(t, "west", "east")
+		eventually(t, time.Minute, func() error {
+			if len(n.PIDs("clustermesh-apiserver")) != 1 {
+				return fmt.Errorf("the API server on %s has not come back", n.Name)
+			}
+			return nil
+		})
+		must(t, west.WaitReady(t.Context(), time.Minute))
+	}
+	flows.check(t)
+	reachAll(t, m, pods)
 }
 
 // nothingDropped: good traffic counts as no drop of the tunnel check. What it
