@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"os/exec"
 	"strings"
 	"time"
@@ -42,9 +41,8 @@ type serviceBench struct {
 	mesh    *fixture.Mesh
 	west    *lab.Cluster
 	pods    *perfPods
-	outside *client // on a node that is not of west
-	running string  // mode of kube-proxy
-	nodes   []netip.Addr
+	outside *client                        // on a node that is not of west
+	running string                         // mode of kube-proxy
 	at      struct{ vip, nodePort string } // where the measured Service is
 	shares  map[string]float64             // medians, by PROXY/SIZE/VERB
 	results []Result
