@@ -18,12 +18,14 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
+	"github.com/clustermesh/clustermesh/clustermesh-apiserver/balancer"
 	"github.com/clustermesh/clustermesh/clustermesh-apiserver/etcdserver"
 	"github.com/clustermesh/clustermesh/clustermesh-apiserver/export"
 	"github.com/clustermesh/clustermesh/clustermesh-apiserver/ipam"
 	"github.com/clustermesh/clustermesh/clustermesh-apiserver/peerstatus"
 	"github.com/clustermesh/clustermesh/pkg/config"
 	"github.com/clustermesh/clustermesh/pkg/kube"
+	"github.com/clustermesh/clustermesh/pkg/lbpool"
 	"github.com/clustermesh/clustermesh/pkg/mesh"
 	"github.com/clustermesh/clustermesh/pkg/reconcile"
 	"github.com/clustermesh/clustermesh/pkg/status"
@@ -48,6 +50,8 @@ type server struct {
 	front  *etcdserver.Front
 	export *export.Export
 	peers  *mesh.Set
+
+	balancer *balancer.Metrics
 
 	journal *journal // nil with an external etcd
 }
@@ -97,6 +101,7 @@ func (s *server) lead(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	recorder := s.client.NewRecorder(ctx, "clustermesh-apiserver", s.opt.Node)
 	g.Go(func() error { return peerstatus.NewWriter(s.client, s.peers.States, recorder, s.log).Run(ctx) })
+	g.Go(func() error { return s.balance(ctx, recorder) })
 	if s.cfg.IPAM.Mode == config.IPAMClusterPool {
 		g.Go(func() error { return s.clusterPool(ctx) })
 	}
@@ -113,6 +118,22 @@ func (s *server) clusterPool(ctx context.Context) error {
 	return reconcile.NewLoop("cluster-pool", pool, pool.Wanted, opt, s.tables.nodes.Subscribe()).Run(ctx)
 }
 
+// balance gives Services their addresses out of pools.
+func (s *server) balance(ctx context.Context, recorder kube.Recorder) error {
+	opt := balancer.Options{Client: s.client, Log: s.log, Recorder: recorder, Metrics: s.balancer,
+		Pools: s.tables.pools, Services: s.tables.balanced, Nodes: s.tables.nodes, Peers: s.tables.peers}
+	for _, p := range s.cfg.Cluster.PodCIDRs {
+		opt.Fixed = append(opt.Fixed, lbpool.Taken{Prefix: p, What: "pods of this cluster"})
+	}
+	for _, p := range s.cfg.Cluster.ServiceCIDRs {
+		opt.Fixed = append(opt.Fixed, lbpool.Taken{Prefix: p, What: "cluster IPs of Services"})
+	}
+	if s.cfg.Services.KubeProxy == config.KubeProxyReplace { // kube-proxy does not ask
+		opt.External = s.cfg.Services.ExternalCIDRs
+	}
+	return balancer.New(opt).Run(ctx, reconcile.Options{Log: s.log, Board: s.board, Meter: s.meter})
+}
+
 func newServer(ctx context.Context, opt Options, logTo io.Writer) (*server, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(opt.Config.Log.Level)); err != nil {
@@ -123,6 +144,7 @@ func newServer(ctx context.Context, opt Options, logTo io.Writer) (*server, erro
 	klog.SetSlogLogger(s.log)
 	s.registry = newRegistry()
 	s.meter = reconcile.NewMeter(s.registry)
+	s.balancer = balancer.NewMetrics(s.registry)
 	conf, err := s.restConfig()
 	if err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	"github.com/clustermesh/clustermesh/clustermesh-apiserver/export"
 	"github.com/clustermesh/clustermesh/pkg/config"
 	"github.com/clustermesh/clustermesh/pkg/kube"
+	"github.com/clustermesh/clustermesh/pkg/lbpool"
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/plan"
 	"github.com/clustermesh/clustermesh/pkg/state"
@@ -27,6 +28,8 @@ type tables struct {
 	peers    *state.Table[string, kube.Peer]
 	servers  *state.Table[string, kube.APIServer]
 	exposure *state.Table[string, kube.Exposure]
+	pools    *state.Table[string, lbpool.Pool]
+	balanced *state.Table[lbpool.Key, lbpool.Service] // Services of type LoadBalancer
 
 	mu   sync.Mutex
 	last []string // guarded by mu: endpoints that were found last
@@ -34,11 +37,14 @@ type tables struct {
 
 func newTables(cfg config.Config) *tables {
 	t := &tables{cfg: cfg, nodes: state.New[model.NodeKey, model.Node](), peers: state.New[string, kube.Peer](),
-		servers: state.New[string, kube.APIServer](), exposure: state.New[string, kube.Exposure]()}
+		servers: state.New[string, kube.APIServer](), exposure: state.New[string, kube.Exposure](),
+		pools: state.New[string, lbpool.Pool](), balanced: state.New[lbpool.Key, lbpool.Service]()}
 	t.nodes.Expect(kube.Source)
 	t.peers.Expect(kube.Source)
 	t.servers.Expect(kube.Source)
 	t.exposure.Expect(kube.Source)
+	t.pools.Expect(kube.Source)
+	t.balanced.Expect(kube.Source)
 	return t
 }
 
@@ -50,6 +56,8 @@ func (t *tables) run(ctx context.Context, client *kube.Client, log *slog.Logger)
 	g.Go(func() error { return client.RunPeers(ctx, log, t.peers) })
 	g.Go(func() error { return client.RunAPIServers(ctx, log, t.servers) })
 	g.Go(func() error { return client.RunExposure(ctx, log, t.exposure) })
+	g.Go(func() error { return client.RunPools(ctx, log, t.pools) })
+	g.Go(func() error { return client.RunBalanced(ctx, log, t.balanced) })
 	return g.Wait()
 }
 

@@ -67,9 +67,10 @@ func encodesItself(of reflect.Type) bool {
 
 // A field of the Go type that the CRD lacks would be pruned by the Kubernetes API server without a word.
 func TestCRDMatchesGoTypes(t *testing.T) {
-	var crd struct {
+	type crd struct {
 		metav1.TypeMeta
 		Spec struct {
+			Names    struct{ Kind string } `json:"names"`
 			Versions []struct {
 				Schema struct {
 					OpenAPIV3Schema schemaNode `json:"openAPIV3Schema"`
@@ -77,21 +78,29 @@ func TestCRDMatchesGoTypes(t *testing.T) {
 			} `json:"versions"`
 		} `json:"spec"`
 	}
+	types := map[string]map[string]reflect.Type{
+		"Peer":             {"spec": reflect.TypeFor[v1alpha1.PeerSpec](), "status": reflect.TypeFor[v1alpha1.PeerStatus]()},
+		"LoadBalancerPool": {"spec": reflect.TypeFor[v1alpha1.LoadBalancerPoolSpec](), "status": reflect.TypeFor[v1alpha1.LoadBalancerPoolStatus]()},
+	}
 	for _, document := range splitManifests(render(t, parseValues(t, minimal))) {
-		if strings.Contains(document, "\nkind: CustomResourceDefinition\n") {
-			if err := yaml.Unmarshal([]byte(document), &crd); err != nil {
-				t.Fatal(err)
+		if !strings.Contains(document, "\nkind: CustomResourceDefinition\n") {
+			continue
+		}
+		var c crd
+		if err := yaml.Unmarshal([]byte(document), &c); err != nil {
+			t.Fatal(err)
+		}
+		kind := c.Spec.Names.Kind
+		schema := c.Spec.Versions[0].Schema.OpenAPIV3Schema.Properties
+		for name, of := range types[kind] {
+			if diff := cmp.Diff(typeFields(of, name), schemaFields(schema[name], name)); diff != "" {
+				t.Errorf("fields of the Go type (-) and of the CRD of %s (+) differ:\n%s", kind, diff)
 			}
 		}
+		delete(types, kind)
 	}
-	schema := crd.Spec.Versions[0].Schema.OpenAPIV3Schema.Properties
-	for name, of := range map[string]reflect.Type{
-		"spec":   reflect.TypeFor[v1alpha1.PeerSpec](),
-		"status": reflect.TypeFor[v1alpha1.PeerStatus](),
-	} {
-		if diff := cmp.Diff(typeFields(of, name), schemaFields(schema[name], name)); diff != "" {
-			t.Errorf("fields of the Go type (-) and of the CRD (+) differ:\n%s", diff)
-		}
+	if len(types) > 0 {
+		t.Errorf("no CRD in the chart for %v", types)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/clustermesh/clustermesh/pkg/kube/v1alpha1"
+	"github.com/clustermesh/clustermesh/pkg/lbpool"
 )
 
 // Recorder writes Events. Equal ones are counted instead of repeated.
@@ -32,6 +33,11 @@ func (r Recorder) OnPeer(p Peer, warning bool, reason, message string) {
 // OnNode writes an event about a node. Kubernetes shows those whose UID is the node's name.
 func (r Recorder) OnNode(node string, warning bool, reason, message string) {
 	r.on(&corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node, UID: types.UID(node)}, warning, reason, message)
+}
+
+// OnService writes an event about a Service.
+func (r Recorder) OnService(k lbpool.Key, uid string, warning bool, reason, message string) {
+	r.on(&corev1.ObjectReference{APIVersion: "v1", Kind: "Service", Namespace: k.Namespace, Name: k.Name, UID: types.UID(uid)}, warning, reason, message)
 }
 
 func (r Recorder) on(o runtime.Object, warning bool, reason, message string) {

@@ -32,10 +32,14 @@ const (
 // PeerClient reads and writes Peer objects.
 type PeerClient = gentype.ClientWithList[*v1alpha1.Peer, *v1alpha1.PeerList]
 
+// PoolClient reads and writes LoadBalancerPool objects.
+type PoolClient = gentype.ClientWithList[*v1alpha1.LoadBalancerPool, *v1alpha1.LoadBalancerPoolList]
+
 // Client speaks to one cluster's API server. Namespace is that of our own objects.
 type Client struct {
 	kubernetes.Interface
 	Peers     *PeerClient
+	Pools     *PoolClient
 	Namespace string
 	Config    *rest.Config
 }
@@ -74,10 +78,16 @@ func New(cfg *rest.Config, component, namespace string) (*Client, error) {
 	cfg = rest.CopyConfig(cfg)
 	cfg.UserAgent = component + "/" + version.Version
 	cfg.QPS, cfg.Burst = 50, 100 // the API server's own fairness rules are the real limit
-	peers, err := newPeerClient(cfg)
+	ours, codec, err := newOwnClient(cfg)
 	if err != nil {
 		return nil, err
 	}
+	peers := gentype.NewClientWithList(v1alpha1.Peers.Resource, ours, codec, "",
+		func() *v1alpha1.Peer { return &v1alpha1.Peer{} },
+		func() *v1alpha1.PeerList { return &v1alpha1.PeerList{} })
+	pools := gentype.NewClientWithList(v1alpha1.Pools.Resource, ours, codec, "",
+		func() *v1alpha1.LoadBalancerPool { return &v1alpha1.LoadBalancerPool{} },
+		func() *v1alpha1.LoadBalancerPoolList { return &v1alpha1.LoadBalancerPoolList{} })
 	core := rest.CopyConfig(cfg)
 	core.ContentType = runtime.ContentTypeProtobuf // a third of JSON's cost for large node lists
 	core.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
@@ -85,13 +95,14 @@ func New(cfg *rest.Config, component, namespace string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make client for %s: %w", cfg.Host, err)
 	}
-	return &Client{Interface: set, Peers: peers, Namespace: namespace, Config: cfg}, nil
+	return &Client{Interface: set, Peers: peers, Pools: pools, Namespace: namespace, Config: cfg}, nil
 }
 
-func newPeerClient(cfg *rest.Config) (*PeerClient, error) {
+// newOwnClient is a client for the objects of our own API group.
+func newOwnClient(cfg *rest.Config) (*rest.RESTClient, runtime.ParameterCodec, error) {
 	scheme := runtime.NewScheme()
 	if err := v1alpha1.AddToScheme(scheme); err != nil {
-		return nil, fmt.Errorf("register Peer: %w", err)
+		return nil, nil, fmt.Errorf("register %v: %w", v1alpha1.GroupVersion, err)
 	}
 	cfg = rest.CopyConfig(cfg)
 	cfg.GroupVersion, cfg.APIPath = &v1alpha1.GroupVersion, "/apis"
@@ -99,11 +110,9 @@ func newPeerClient(cfg *rest.Config) (*PeerClient, error) {
 	cfg.Timeout = 0
 	c, err := rest.RESTClientFor(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("make client for %s: %w", cfg.Host, err)
+		return nil, nil, fmt.Errorf("make client for %s: %w", cfg.Host, err)
 	}
-	return gentype.NewClientWithList(v1alpha1.Peers.Resource, c, runtime.NewParameterCodec(scheme), "",
-		func() *v1alpha1.Peer { return &v1alpha1.Peer{} },
-		func() *v1alpha1.PeerList { return &v1alpha1.PeerList{} }), nil
+	return c, runtime.NewParameterCodec(scheme), nil
 }
 
 // requestTimeout bounds a single write or read outside of watches.

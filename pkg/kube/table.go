@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 
@@ -24,10 +25,17 @@ type lister[L runtime.Object] interface {
 	Watch(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error)
 }
 
-// follow keeps table equal to the objects of a client until ctx ends: row says
-// which rows an object stands for. Objects themselves are not kept.
-func follow[O runtime.Object, L runtime.Object, K, V comparable](ctx context.Context, log *slog.Logger, from lister[L],
-	selector metav1.ListOptions, into *rowStore[O, K, V]) error {
+// store is what a reflector writes to.
+type store[O runtime.Object] interface {
+	cache.ReflectorStore
+	begin() (name string)
+	of(O) // says which objects it takes
+}
+
+// follow keeps tables equal to the objects of a client until ctx ends. Objects
+// themselves are not kept.
+func follow[O runtime.Object, L runtime.Object](ctx context.Context, log *slog.Logger, from lister[L],
+	selector metav1.ListOptions, into store[O]) error {
 	lw := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			return from.List(ctx, selected(o, selector))
@@ -36,12 +44,11 @@ func follow[O runtime.Object, L runtime.Object, K, V comparable](ctx context.Con
 			return from.Watch(ctx, selected(o, selector))
 		},
 	}
-	into.held = map[string][]K{}
-	into.table.Expect(Source)
+	name := into.begin()
 	l := klog.Logger(logr.FromSlogHandler(log.Handler()))
 	var example O
 	r := cache.NewReflectorWithOptions(lw, nil, into, cache.ReflectorOptions{
-		Logger: &l, Name: into.name, TypeDescription: fmt.Sprintf("%T", example)})
+		Logger: &l, Name: name, TypeDescription: fmt.Sprintf("%T", example)})
 	r.RunWithContext(ctx)
 	return ctx.Err()
 }
@@ -59,6 +66,14 @@ type rowStore[O runtime.Object, K, V comparable] struct {
 	rows  func(O) map[K]V
 	held  map[string][]K // object → keys; used by the reflector's goroutine only
 }
+
+func (s *rowStore[O, K, V]) begin() string {
+	s.held = map[string][]K{}
+	s.table.Expect(Source)
+	return s.name
+}
+
+func (s *rowStore[O, K, V]) of(O) {}
 
 // Add implements cache.ReflectorStore.
 func (s *rowStore[O, K, V]) Add(obj any) error { return s.put(obj) }
@@ -135,3 +150,27 @@ func (s *rowStore[O, K, V]) object(obj any) (name string, o O, err error) {
 
 // one is the row of an object that stands for exactly one.
 func one[K, V comparable](k K, v V) map[K]V { return map[K]V{k: v} }
+
+// both writes the same objects to two stores.
+type both[O runtime.Object] struct{ one, two store[O] }
+
+func (b both[O]) begin() string { b.two.begin(); return b.one.begin() }
+
+func (b both[O]) of(O) {}
+
+// Add implements cache.ReflectorStore.
+func (b both[O]) Add(obj any) error { return errors.Join(b.one.Add(obj), b.two.Add(obj)) }
+
+// Update implements cache.ReflectorStore.
+func (b both[O]) Update(obj any) error { return errors.Join(b.one.Update(obj), b.two.Update(obj)) }
+
+// Delete implements cache.ReflectorStore.
+func (b both[O]) Delete(obj any) error { return errors.Join(b.one.Delete(obj), b.two.Delete(obj)) }
+
+// Resync implements cache.ReflectorStore.
+func (b both[O]) Resync() error { return nil }
+
+// Replace implements cache.ReflectorStore.
+func (b both[O]) Replace(objs []any, version string) error {
+	return errors.Join(b.one.Replace(objs, version), b.two.Replace(objs, version))
+}

@@ -28,3 +28,53 @@ type: string
 maxLength: 32
 pattern: '^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$'
 {{- end }}
+
+{{- define "clustermesh.crd.conditions" -}}
+type: array
+x-kubernetes-list-type: map
+x-kubernetes-list-map-keys: [type]
+items:
+  type: object
+  required: [type, status, lastTransitionTime, reason, message]
+  properties:
+    type: {type: string, maxLength: 316}
+    status: {type: string, enum: ["True", "False", Unknown]}
+    observedGeneration: {type: integer, format: int64, minimum: 0}
+    lastTransitionTime: {type: string, format: date-time}
+    reason: {type: string, minLength: 1, maxLength: 1024, pattern: '^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$'}
+    message: {type: string, maxLength: 32768}
+{{- end }}
+
+{{- define "clustermesh.crd.address" -}}
+type: string
+maxLength: 39
+x-kubernetes-validations:
+  - rule: isIP(self)
+    message: must be an address, for example 192.0.2.10 or 2001:db8::10
+{{- end }}
+
+{{- define "clustermesh.crd.selector" -}}
+type: object
+properties:
+  matchLabels:
+    type: object
+    maxProperties: 64
+    additionalProperties: {type: string, maxLength: 63}
+  matchExpressions:
+    type: array
+    maxItems: 64
+    items:
+      type: object
+      required: [key, operator]
+      properties:
+        key: {type: string, maxLength: 317}
+        operator: {type: string, enum: [In, NotIn, Exists, DoesNotExist]}
+        values: {type: array, maxItems: 256, items: {type: string, maxLength: 63}}
+{{- end }}
+
+{{- define "clustermesh.crd.counts" -}}
+type: object
+properties:
+  ipv4: {type: integer, format: int64}
+  ipv6: {type: integer, format: int64}
+{{- end }}

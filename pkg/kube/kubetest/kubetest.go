@@ -41,8 +41,8 @@ const Namespace = "clustermesh-system"
 
 const token = "test-token"
 
-// Start runs a server until the test ends. It knows the Peer resource, without
-// a schema.
+// Start runs a server until the test ends. It knows our own resources, without
+// their schemas.
 func Start(t testing.TB) *Server {
 	t.Helper()
 	s := &Server{t: t, bin: find(t), dir: t.TempDir(), addr: free(t), Etcd: "http://" + free(t)}
@@ -55,10 +55,12 @@ func Start(t testing.TB) *Server {
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer, "--unsafe-no-fsync")
 	s.Resume()
 	s.create("/api/v1/namespaces", `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"`+Namespace+`"}}`)
-	s.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
-	s.await("the Peer resource", func(ctx context.Context, c *kube.Client) error {
-		return c.Discovery().RESTClient().Get().AbsPath("/apis/clustermesh.io/v1alpha1/peers").Do(ctx).Error()
-	})
+	for kind, plural := range map[string]string{"Peer": "peers", "LoadBalancerPool": "loadbalancerpools"} {
+		s.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", strings.NewReplacer("KIND", kind, "PLURAL", plural, "SINGULAR", strings.ToLower(kind)).Replace(crd))
+		s.await("the resource "+plural, func(ctx context.Context, c *kube.Client) error {
+			return c.Discovery().RESTClient().Get().AbsPath("/apis/clustermesh.io/v1alpha1/" + plural).Do(ctx).Error()
+		})
+	}
 	return s
 }
 
@@ -194,7 +196,7 @@ contexts: [{name: c, context: {cluster: c, user: u}}]
 current-context: c
 `
 
-const crd = `{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefinition","metadata":{"name":"peers.clustermesh.io"},
-"spec":{"group":"clustermesh.io","scope":"Cluster","names":{"kind":"Peer","listKind":"PeerList","plural":"peers","singular":"peer"},
+const crd = `{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefinition","metadata":{"name":"PLURAL.clustermesh.io"},
+"spec":{"group":"clustermesh.io","scope":"Cluster","names":{"kind":"KIND","listKind":"KINDList","plural":"PLURAL","singular":"SINGULAR"},
 "versions":[{"name":"v1alpha1","served":true,"storage":true,"subresources":{"status":{}},
 "schema":{"openAPIV3Schema":{"type":"object","x-kubernetes-preserve-unknown-fields":true}}}]}}`

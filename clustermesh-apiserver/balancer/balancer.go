@@ -1,0 +1,173 @@
+// Package balancer gives Services of type LoadBalancer their addresses out of
+// LoadBalancerPools, and tells in the status of the pools how they are. It runs
+// in the elected replica. lbpool.Allocate decides; two targets write.
+package balancer
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/clustermesh/clustermesh/pkg/kube"
+	"github.com/clustermesh/clustermesh/pkg/lbpool"
+	"github.com/clustermesh/clustermesh/pkg/model"
+	"github.com/clustermesh/clustermesh/pkg/reconcile"
+	"github.com/clustermesh/clustermesh/pkg/state"
+)
+
+// Options of a Controller.
+type Options struct {
+	Client   *kube.Client
+	Log      *slog.Logger
+	Recorder kube.Recorder
+	Metrics  *Metrics
+
+	Pools    *state.Table[string, lbpool.Pool]
+	Services *state.Table[lbpool.Key, lbpool.Service]
+	Nodes    *state.Table[model.NodeKey, model.Node]
+	Peers    *state.Table[string, kube.Peer]
+	Fixed    []lbpool.Taken // networks of pods and Services, from the configuration
+	External []netip.Prefix // services.externalCIDRs, where that counts
+}
+
+// Controller is the work of one term of the leader.
+type Controller struct {
+	opt     Options
+	planned chan struct{} // wakes who reads the result
+	writes  chan struct{} // the same, for the status of pools
+
+	mu     sync.Mutex
+	held   map[lbpool.Key]string // guarded by mu: what Services have from us, as read and as written since
+	result *lbpool.Result        // guarded by mu; nil before all is known
+}
+
+// relistEvery is how often all Services are read although nothing changed.
+const relistEvery = 10 * time.Minute
+
+// New returns a controller.
+func New(opt Options) *Controller {
+	return &Controller{opt: opt, planned: make(chan struct{}, 1), writes: make(chan struct{}, 1), held: map[lbpool.Key]string{}}
+}
+
+// Run gives out and withdraws addresses until ctx ends.
+func (c *Controller) Run(ctx context.Context, opt reconcile.Options) error {
+	g, ctx := errgroup.WithContext(ctx)
+	defer c.opt.Metrics.reset()
+	services := opt
+	services.Resync = relistEvery
+	g.Go(func() error {
+		return reconcile.NewLoop("load-balancer-addresses", addresses{c}, c.wanted, services,
+			c.opt.Pools.Subscribe(), c.opt.Services.Subscribe(), c.opt.Nodes.Subscribe(), c.opt.Peers.Subscribe()).Run(ctx)
+	})
+	g.Go(func() error {
+		return reconcile.NewLoop("load-balancer-pools", pools{c}, c.states, opt, c.writes).Run(ctx)
+	})
+	g.Go(func() error { return c.tell(ctx) })
+	return g.Wait()
+}
+
+// wanted is what Services should have. A Service whose row is not there yet
+// keeps what it has; it goes from there once it is known to be gone.
+func (c *Controller) wanted() (map[lbpool.Key]string, bool) {
+	in := lbpool.Input{External: c.opt.External, Reserved: map[lbpool.Key]string{}, Taken: append([]lbpool.Taken{}, c.opt.Fixed...)}
+	rows, known := c.opt.Services.Snapshot()
+	pools, poolsKnown := c.opt.Pools.Snapshot()
+	nodes, nodesKnown := c.opt.Nodes.Snapshot()
+	peers, peersKnown := c.opt.Peers.Snapshot()
+	if !known || !poolsKnown || !nodesKnown || !peersKnown {
+		return nil, false
+	}
+	in.Pools = pools
+	for key, n := range nodes {
+		for _, a := range append(n.Internal.All(), n.External.All()...) {
+			in.Taken = append(in.Taken, lbpool.Taken{Prefix: netip.PrefixFrom(a, a.BitLen()), What: "node " + key.Name})
+		}
+	}
+	for name, p := range peers {
+		for _, prefix := range p.PodCIDRs() {
+			in.Taken = append(in.Taken, lbpool.Taken{Prefix: prefix, What: "pods of cluster " + name})
+		}
+	}
+	wanted := map[lbpool.Key]string{}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	in.Services = make(map[lbpool.Key]lbpool.Service, len(rows))
+	for key, row := range rows {
+		row.Ours = strings.TrimSuffix(c.held[key], lbpool.TornMark)
+		in.Services[key] = row
+	}
+	for key, held := range c.held {
+		if _, there := rows[key]; !there {
+			in.Reserved[key], wanted[key] = held, held
+		}
+	}
+	result := lbpool.Allocate(in)
+	for key, addrs := range result.Given {
+		wanted[key] = lbpool.Join(addrs)
+	}
+	c.result = &result
+	c.opt.Metrics.set(result.Pools)
+	wake(c.planned)
+	wake(c.writes)
+	return wanted, true
+}
+
+// tell says in Events what Services could not get, once for each message.
+func (c *Controller) tell(ctx context.Context) error {
+	told := map[lbpool.Key]string{}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-c.planned:
+		}
+		c.mu.Lock()
+		waiting := c.result.Waiting
+		c.mu.Unlock()
+		for key, message := range waiting {
+			if row, there := c.opt.Services.Get(key); there && told[key] != message {
+				c.opt.Recorder.OnService(key, row.UID, true, "NoLoadBalancerAddress", message)
+			}
+		}
+		told = waiting
+	}
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Metrics are gauges of pools. They are there while this replica leads.
+type Metrics struct{ addresses *prometheus.GaugeVec }
+
+// NewMetrics registers them.
+func NewMetrics(r prometheus.Registerer) *Metrics {
+	m := &Metrics{prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "clustermesh_lb_pool_addresses",
+		Help: "Addresses of load balancer pools, by family and state: capacity, used."}, []string{"pool", "family", "state"})}
+	r.MustRegister(m.addresses)
+	return m
+}
+
+func (m *Metrics) reset() { m.addresses.Reset() }
+
+func (m *Metrics) set(pools map[string]lbpool.PoolState) {
+	m.addresses.Reset()
+	for name, p := range pools {
+		for _, x := range []struct {
+			family         string
+			capacity, used int64
+		}{{"ipv4", p.Capacity4, p.Used4}, {"ipv6", p.Capacity6, p.Used6}} {
+			m.addresses.WithLabelValues(name, x.family, "capacity").Set(float64(x.capacity))
+			m.addresses.WithLabelValues(name, x.family, "used").Set(float64(x.used))
+		}
+	}
+}
