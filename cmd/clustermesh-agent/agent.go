@@ -86,6 +86,7 @@ type agent struct {
 	world    *world
 	loops    *loops
 	services *services
+	balance  *balancers
 	pod      *podnet.Server
 
 	programmed atomic.Bool // every kernel target had a good pass
@@ -119,10 +120,12 @@ func newAgent(opt options, errOut io.Writer) (*agent, error) {
 	a.mesh = newMeshPrefixes(a.log, cfg.Cluster, filepath.Join(opt.stateDir, "mesh.json"), a.nodes)
 	a.world = newWorld(a)
 	targets := reconcile.Options{Log: a.log, Board: a.board, Resync: time.Minute, Meter: reconcile.NewMeter(a.registry)}
-	a.loops = newLoops(a.world, targets)
+	a.balance = newBalancers(a)
+	a.loops = newLoops(a.world, a.balance, targets)
 	if a.services, err = newServices(a, targets); err != nil {
 		return nil, err
 	}
+	a.balance.start(targets, a.services)
 	a.registry.MustRegister(collector{a})
 	a.pod, err = podnet.New(podnet.Options{
 		Log: a.log, Board: a.board, Pods: a.pods, Journal: filepath.Join(opt.stateDir, "pods"),
@@ -162,7 +165,7 @@ func (a *agent) run(ctx context.Context) error {
 	a.events = a.client.NewRecorder(ctx, "clustermesh-agent", a.opt.node)
 	g.Go(func() error { return a.serveHealth(ctx) })
 	g.Go(func() error { return a.serveSocket(ctx) })
-	g.Go(func() error { return a.client.RunNodes(ctx, a.log, a.nodeOptions(), a.nodes) })
+	g.Go(func() error { return a.client.RunNodesAndHosts(ctx, a.log, a.nodeOptions(), a.nodes, a.balance.hosts) })
 	g.Go(func() error { return a.client.RunPeers(ctx, a.log, a.mesh.peers) })
 	g.Go(func() error { return a.mesh.run(ctx) })
 	g.Go(func() error { return a.runImport(ctx) })
@@ -170,6 +173,7 @@ func (a *agent) run(ctx context.Context) error {
 	g.Go(func() error { return a.world.run(ctx) })
 	g.Go(func() error { return a.pod.Run(ctx) })
 	g.Go(func() error { return a.services.run(ctx) })
+	g.Go(func() error { return a.balance.run(ctx) })
 	g.Go(func() error {
 		if err := a.world.waitFirst(ctx); err != nil {
 			return err

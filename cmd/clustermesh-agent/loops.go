@@ -29,14 +29,16 @@ type loops struct {
 	pods   []func(context.Context, model.Pod) error // each waits for the rows of a pod
 }
 
-func newLoops(w *world, opt reconcile.Options) *loops {
+func newLoops(w *world, b *balancers, opt reconcile.Options) *loops {
 	var space nl.Space
 	l := &loops{filter: nft.New(space)}
-	filters := loopOf(w, opt, "nft", l.filter, w.out.filter, plan.Unreported.Filter)
+	filters := loopOf(w, opt, "nft", l.filter, w.out.filter,
+		func(u plan.Unreported, k plan.FilterKey) bool { return u.Filter(k) && b.filter(k) })
 	tunnels := loopOf(w, opt, "tunnel", link.NewTunnels(space), w.out.tunnels, always[string])
 	sysctls := loopOf(w, opt, "sysctls", link.NewSysctls(space), w.out.sysctls, always[string])
 	neighbours := loopOf(w, opt, "neighbours", route.NewNeighbours(space), w.out.neighbours, plan.Unreported.Neighbour)
-	routes := loopOf(w, opt, "routes", route.NewRoutes(space), w.out.routes, plan.Unreported.Route)
+	routes := loopOf(w, opt, "routes", route.NewRoutes(space), w.out.routes,
+		func(u plan.Unreported, k plan.RouteKey) bool { return u.Route(k) && b.route(k) })
 	rules := loopOf(w, opt, "rules", route.NewRules(space), w.out.rules, always[plan.RuleKey])
 	l.order = []runner{
 		runnerOf(filters, func(k plan.FilterKey) bool { return k == plan.FilterKey{} }),

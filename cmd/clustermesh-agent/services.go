@@ -16,6 +16,7 @@ import (
 	"github.com/clustermesh/clustermesh/pkg/datapath/nft"
 	"github.com/clustermesh/clustermesh/pkg/datapath/nl"
 	"github.com/clustermesh/clustermesh/pkg/kube"
+	"github.com/clustermesh/clustermesh/pkg/lbpool"
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/reconcile"
 	"github.com/clustermesh/clustermesh/pkg/service"
@@ -35,6 +36,9 @@ type services struct {
 
 	ports  *state.Table[model.ServicePortKey, model.ServicePort]
 	slices *state.Table[model.SliceKey, string]
+	// balanced are rows of the same Services for those who answer for addresses.
+	balanced *state.Table[lbpool.Key, lbpool.Service]
+
 	vips   []netip.Prefix // of Services, if they are ours
 	target *nft.Services
 	loop   *reconcile.Loop[service.FrontKey, service.Front]
@@ -53,7 +57,7 @@ func newServices(a *agent, opt reconcile.Options) (*services, error) {
 		vips = nil // what leads nowhere there is for kube-proxy to say
 	}
 	s := &services{log: a.log, board: a.board, client: a.client, cfg: a.cfg, world: a.world,
-		ports: state.New[model.ServicePortKey, model.ServicePort](), slices: state.New[model.SliceKey, string](),
+		ports: state.New[model.ServicePortKey, model.ServicePort](), slices: state.New[model.SliceKey, string](), balanced: a.balance.services,
 		vips: vips, target: nft.NewServices(nl.Space{}, vips), health: newHealthServers(a.board), change: &fanout{}}
 	if s.ours() {
 		s.ports.Expect(kube.Source)
@@ -75,7 +79,7 @@ func (s *services) run(ctx context.Context) error {
 	g.Go(func() error { return s.follow(ctx) })
 	g.Go(func() error { return s.cutStale(ctx) })
 	if s.ours() {
-		g.Go(func() error { return s.client.RunServices(ctx, s.log, s.ports) })
+		g.Go(func() error { return s.client.RunServicesAndBalanced(ctx, s.log, s.ports, s.balanced) })
 		g.Go(func() error { return s.client.RunSlices(ctx, s.log, s.cfg.Cluster.Name, s.slices) })
 		g.Go(func() error { return s.health.run(ctx) })
 	}

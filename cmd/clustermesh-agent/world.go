@@ -226,7 +226,11 @@ func (s *shown) show(board *status.Board, log *slog.Logger, lines []status.Line)
 	*s = shown{}
 	for _, l := range lines {
 		if board.Set(l.Key, l.Level, l.Message, l.Remedy) {
-			log.Warn("plan", "component", l.Component, "object", l.Object, "message", l.Message)
+			say := log.Warn
+			if l.Level == status.OK || l.Level == status.Info {
+				say = log.Info
+			}
+			say("plan", "component", l.Component, "object", l.Object, "message", l.Message)
 		}
 		(*s)[l.Key] = true
 		delete(old, l.Key)

@@ -7,7 +7,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/clustermesh/clustermesh/pkg/lbpool"
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/state"
 )
@@ -23,13 +25,45 @@ type NodeOptions struct {
 // RunNodes keeps table equal to the cluster's Node objects until ctx ends. What
 // a row does not hold, such as conditions and heartbeats, wakes nobody.
 func (c *Client) RunNodes(ctx context.Context, log *slog.Logger, opt NodeOptions, table *state.Table[model.NodeKey, model.Node]) error {
-	return follow(ctx, log, c.CoreV1().Nodes(), metav1.ListOptions{}, &rowStore[*corev1.Node, model.NodeKey, model.Node]{
+	return follow(ctx, log, c.CoreV1().Nodes(), metav1.ListOptions{}, nodeStore(opt, table))
+}
+
+// RunNodesAndHosts is RunNodes, and keeps a second table of what says whether a
+// node may answer for addresses of load balancers. That changes more often, and
+// concerns nobody else.
+func (c *Client) RunNodesAndHosts(ctx context.Context, log *slog.Logger, opt NodeOptions, table *state.Table[model.NodeKey, model.Node],
+	hosts *state.Table[string, lbpool.Node]) error {
+	return follow(ctx, log, c.CoreV1().Nodes(), metav1.ListOptions{}, both[*corev1.Node]{nodeStore(opt, table),
+		&rowStore[*corev1.Node, string, lbpool.Node]{name: "hosts", table: hosts,
+			rows: func(n *corev1.Node) map[string]lbpool.Node { return one(n.Name, HostRow(n)) }}})
+}
+
+func nodeStore(opt NodeOptions, table *state.Table[model.NodeKey, model.Node]) store[*corev1.Node] {
+	return &rowStore[*corev1.Node, model.NodeKey, model.Node]{
 		name: "nodes", table: table,
 		rows: func(n *corev1.Node) map[model.NodeKey]model.Node {
 			row := NodeRow(n, opt)
 			return one(row.Key, row)
 		},
-	})
+	}
+}
+
+// HostRow is what makes a node one that may answer for addresses.
+func HostRow(n *corev1.Node) lbpool.Node {
+	row := lbpool.Node{Addrs: NodeRow(n, NodeOptions{}).Internal}
+	if len(n.Labels) > 0 {
+		row.Labels = labels.FormatLabels(n.Labels)
+	}
+	_, row.Apart = n.Labels[corev1.LabelNodeExcludeBalancers]
+	for _, c := range n.Status.Conditions {
+		switch c.Type {
+		case corev1.NodeReady:
+			row.Ready = row.Ready || c.Status == corev1.ConditionTrue
+		case corev1.NodeNetworkUnavailable:
+			row.Apart = row.Apart || c.Status == corev1.ConditionTrue // our agent has not been there yet
+		}
+	}
+	return row
 }
 
 // NodeRow is what the mesh needs to know of a Node object. Entries that are no

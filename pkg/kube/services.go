@@ -12,6 +12,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/clustermesh/clustermesh/pkg/lbpool"
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/state"
 	"github.com/clustermesh/clustermesh/pkg/wire"
@@ -21,11 +22,13 @@ import (
 // as kube-proxy does (KEP-2447 and the well-known label of headless Services).
 const notOurs = "!service.kubernetes.io/service-proxy-name,!" + corev1.IsHeadlessService
 
-// RunServices keeps table equal to the ports of the cluster's Services that have
-// a virtual address, until ctx ends.
-func (c *Client) RunServices(ctx context.Context, log *slog.Logger, table *state.Table[model.ServicePortKey, model.ServicePort]) error {
-	return follow(ctx, log, c.CoreV1().Services(metav1.NamespaceAll), metav1.ListOptions{LabelSelector: notOurs},
-		&rowStore[*corev1.Service, model.ServicePortKey, model.ServicePort]{name: "services", table: table, rows: ServiceRows})
+// RunServicesAndBalanced keeps table equal to the ports of the cluster's Services
+// that have a virtual address, until ctx ends, and does of these Services what
+// RunBalanced does.
+func (c *Client) RunServicesAndBalanced(ctx context.Context, log *slog.Logger, table *state.Table[model.ServicePortKey, model.ServicePort],
+	balanced *state.Table[lbpool.Key, lbpool.Service]) error {
+	return follow(ctx, log, c.CoreV1().Services(metav1.NamespaceAll), metav1.ListOptions{LabelSelector: notOurs}, both[*corev1.Service]{
+		&rowStore[*corev1.Service, model.ServicePortKey, model.ServicePort]{name: "services", table: table, rows: ServiceRows}, balancedStore(balanced)})
 }
 
 // RunSlices keeps table equal to the EndpointSlices of these Services until ctx ends.

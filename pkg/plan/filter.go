@@ -28,6 +28,8 @@ const (
 	Decap46        Set = "decap46"          //
 	Decap64        Set = "decap64"          //
 	Decap66        Set = "decap66"          //
+	Announced4     Set = "announced4"       // addresses of load balancers that this node answers for:
+	Announced6     Set = "announced6"       // what no Service takes of their packets is refused
 )
 
 // Range is the addresses from From to To, both included.
@@ -39,7 +41,7 @@ func (r Range) String() string { return fmt.Sprintf("%v-%v", r.From, r.To) }
 type FilterKey struct {
 	Set   Set
 	Dev   string     // Pods
-	Addr  netip.Addr // Pods, Nodes, Direct, outer source of Decap
+	Addr  netip.Addr // Pods, Nodes, Direct, Announced, outer source of Decap
 	Range Range      // Local, Mesh, inner source of Decap
 }
 

@@ -79,9 +79,12 @@ func skeleton(r plan.Rules) []table {
 					{"outer VXLAN packets for this node", join(udpTo(r.Port), jump("decap"))},
 					{"out of the tunnel to the node itself: answers only", join(fromDevice(plan.TunnelName), stateNew(), drop(dropDecapTarget))},
 				}},
-			chain{name: "decap", rules: decap(r)},
-			chain{"forward", nftables.ChainTypeFilter, *nftables.ChainHookForward, *nftables.ChainPriorityFilter, forward(r)})
+			chain{name: "decap", rules: decap(r)})
 	}
+	chains = append(chains,
+		chain{name: "refuse", rules: refuse()},
+		chain{"forward", nftables.ChainTypeFilter, *nftables.ChainHookForward, *nftables.ChainPriorityFilter, slices.Concat(forward(r), announced())},
+		chain{"own", nftables.ChainTypeFilter, *nftables.ChainHookOutput, *nftables.ChainPriorityFilter, announced()})
 	if r.Tunnel {
 		chains = append(chains, inner(r)...)
 	}
@@ -221,12 +224,26 @@ func inner(r plan.Rules) []chain {
 // also where something has changed its destination since prerouting, unless it
 // answers what somebody outside has asked a Service for.
 func forward(r plan.Rules) []rule {
+	if !r.Tunnel {
+		return nil
+	}
 	head := join(fromDevices(plan.IfPrefix), udpTo(r.Port))
 	return []rule{
 		{"pods do not speak VXLAN to nodes", join(isIPv4(), head, dst4(reg0), notIn(plan.Mesh4), drop(dropPodTunnel))},
 		{"pods do not speak VXLAN to nodes", join(isIPv6(), head, dst6(reg0), notIn(plan.Mesh6), drop(dropPodTunnel))},
 		{"not to a pod here", join(isIPv4(), fromDevice(plan.TunnelName), stateNew(), dst4(reg0), notIn(plan.Local4), drop(dropDecapTarget))},
 		{"not to a pod here", join(isIPv6(), fromDevice(plan.TunnelName), stateNew(), dst6(reg0), notIn(plan.Local6), drop(dropDecapTarget))},
+	}
+}
+
+// announced tells who sends to an address of a load balancer that no Service has
+// this port there. Whatever a Service takes has another destination by now, be it
+// our rules that say so or kube-proxy's. Nothing else may take the packet: the
+// route to the address is there for the sake of ARP, and leads nowhere.
+func announced() []rule {
+	return []rule{
+		{"no Service has this port", join(isIPv4(), dst4(reg0), in(plan.Announced4), jump("refuse"))},
+		{"no Service has this port", join(isIPv6(), dst6(reg0), in(plan.Announced6), jump("refuse"))},
 	}
 }
 

@@ -35,6 +35,7 @@ func layoutOf(s plan.Set) (layout, bool) {
 		plan.Pods4: {deviceAddr, 4, 0}, plan.Pods6: {deviceAddr, 16, 0},
 		plan.Nodes4: {oneAddr, 4, 0}, plan.Nodes6: {oneAddr, 16, 0},
 		plan.Direct4: {oneAddr, 4, 0}, plan.Direct6: {oneAddr, 16, 0},
+		plan.Announced4: {oneAddr, 4, 0}, plan.Announced6: {oneAddr, 16, 0},
 		plan.Local4: {ranges, 4, 0}, plan.Local6: {ranges, 16, 0},
 		plan.Mesh4: {ranges, 4, 0}, plan.Mesh6: {ranges, 16, 0},
 		plan.Decap44: {addrPrefix, 4, 4}, plan.Decap46: {addrPrefix, 4, 16},
@@ -45,7 +46,7 @@ func layoutOf(s plan.Set) (layout, bool) {
 
 func allSets() []*nftables.Set {
 	names := []plan.Set{plan.Pods4, plan.Pods6, plan.Local4, plan.Local6, plan.Mesh4, plan.Mesh6, plan.Direct4, plan.Direct6,
-		plan.Nodes4, plan.Nodes6, plan.Decap44, plan.Decap46, plan.Decap64, plan.Decap66}
+		plan.Nodes4, plan.Nodes6, plan.Decap44, plan.Decap46, plan.Decap64, plan.Decap66, plan.Announced4, plan.Announced6}
 	out := make([]*nftables.Set, 0, len(names))
 	for _, n := range names {
 		out = append(out, newSet(n))

@@ -10,13 +10,14 @@ import (
 	"github.com/clustermesh/clustermesh/pkg/reconcile"
 )
 
-// Cleanup deletes all our rules, then routes and neighbours: rules first, so
-// that the node falls back to its other tables at once.
+// Cleanup deletes all our neighbour proxies and rules, then routes and
+// neighbours: nobody shall send here any more, and rules come first so that the
+// node falls back to its other tables at once.
 func Cleanup(ctx context.Context, space nl.Space) error {
-	rules, routes, neighbours := NewRules(space), NewRoutes(space), NewNeighbours(space)
+	proxies, rules, routes, neighbours := NewProxies(space), NewRules(space), NewRoutes(space), NewNeighbours(space)
 	return errors.Join(
-		empty(ctx, rules), empty(ctx, routes), empty(ctx, neighbours),
-		rules.Close(), routes.Close(), neighbours.Close())
+		empty(ctx, proxies), empty(ctx, rules), empty(ctx, routes), empty(ctx, neighbours),
+		proxies.Close(), rules.Close(), routes.Close(), neighbours.Close())
 }
 
 // empty deletes all that a target holds.

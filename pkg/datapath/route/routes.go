@@ -1,6 +1,6 @@
 // Package route makes routes, rules and neighbours what the plan says. Routes
-// are ours by their table (7473), rules by their protocol (73), neighbours by
-// being permanent on a device of ours. It decides nothing.
+// are ours by their table (7473), rules and neighbour proxies by their protocol
+// (73), neighbours by being permanent on a device of ours. It decides nothing.
 package route
 
 import (
@@ -154,12 +154,16 @@ func linkChanged(e nl.Event) bool {
 	if !ok {
 		return false
 	}
-	pod := name != plan.TunnelName && strings.HasPrefix(name, plan.IfPrefix)
 	if e.Type == unix.RTM_DELLINK {
-		return !pod
+		return !pod(name)
 	}
 	flags, changed := nl.U32Of(e.Body[8:12]), nl.U32Of(e.Body[12:16])
-	return changed&unix.IFF_UP != 0 && (!pod || flags&unix.IFF_UP == 0)
+	return changed&unix.IFF_UP != 0 && (!pod(name) || flags&unix.IFF_UP == 0)
+}
+
+// pod tells whether a device is that of a pod.
+func pod(name string) bool {
+	return name != plan.TunnelName && strings.HasPrefix(name, plan.IfPrefix)
 }
 
 // socket is a connection that opens when needed and again after an error.
