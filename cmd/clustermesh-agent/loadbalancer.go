@@ -4,13 +4,13 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/clustermesh/clustermesh/pkg/config"
+	"github.com/clustermesh/clustermesh/pkg/datapath/gratuitous"
 	"github.com/clustermesh/clustermesh/pkg/datapath/nl"
 	"github.com/clustermesh/clustermesh/pkg/datapath/route"
 	"github.com/clustermesh/clustermesh/pkg/kube"
@@ -20,7 +20,6 @@ import (
 	"github.com/clustermesh/clustermesh/pkg/reconcile"
 	"github.com/clustermesh/clustermesh/pkg/state"
 	"github.com/clustermesh/clustermesh/pkg/status"
-	"github.com/clustermesh/clustermesh/pkg/wire"
 )
 
 // balancers is the node's part in answering for addresses of load balancers: it
@@ -40,7 +39,7 @@ type balancers struct {
 	slices   *state.Table[model.SliceKey, string]
 	follows  bool // Services and slices: nobody else does
 	proxies  *state.Table[plan.NeighbourKey, plan.Proxy]
-	takeover *takeover
+	teller   *gratuitous.Teller
 	loop     *reconcile.Loop[plan.NeighbourKey, plan.Proxy]
 	wake     *fanout // deletions may go on
 
@@ -73,13 +72,13 @@ func (b *balancers) start(opt reconcile.Options, services *services) {
 		b.slices = state.New[model.SliceKey, string]()
 		b.slices.Expect(kube.Source)
 	}
-	b.takeover = newTakeover(b.log, route.NewProxies(nl.Space{}))
+	b.teller = gratuitous.NewTeller(b.log, nl.Space{})
 	orphan := func() reconcile.Orphan[plan.NeighbourKey] {
 		settled := b.settled()
 		return func(plan.NeighbourKey) bool { return settled }
 	}
 	opt.Resync = proxiesEvery
-	b.loop = reconcile.NewTableLoop("proxies", b.takeover, b.proxies, orphan, opt, b.wake.subscribe())
+	b.loop = reconcile.NewTableLoop("proxies", takeover{route.NewProxies(nl.Space{}), b.teller}, b.proxies, orphan, opt, b.wake.subscribe())
 }
 
 // settled tells whether it is known whom this node answers for. Before that,
@@ -107,10 +106,17 @@ func (b *balancers) run(ctx context.Context) error {
 		g.Go(func() error { return b.client.RunSlices(ctx, b.log, b.cfg.Cluster.Name, b.slices) })
 	}
 	g.Go(func() error { return b.loop.Run(ctx) })
-	g.Go(func() error { return b.takeover.run(ctx) })
+	g.Go(func() error { return b.teller.Run(ctx) })
 	g.Go(func() error { return b.follow(ctx) })
 	return g.Wait()
 }
+
+// How soon there is an election after a change: of what it is about, and of the
+// plan, which changes with every pod and seldom matters.
+const (
+	electSoon  = 50 * time.Millisecond
+	electLater = time.Second
+)
 
 // follow elects after every change that can matter.
 func (b *balancers) follow(ctx context.Context) error {
@@ -118,52 +124,50 @@ func (b *balancers) follow(ctx context.Context) error {
 		return err
 	}
 	pools, services, hosts, world := b.pools.Subscribe(), b.services.Subscribe(), b.hosts.Subscribe(), b.world.change.subscribe()
-	slices, local, lines := b.slices.Follow(), newLocalEndpoints(), shown{}
-	var later <-chan time.Time
+	slices, locals, lines := b.slices.Follow(), lbpool.NewLocals(), shown{}
+	var soon, later <-chan time.Time
 	for {
-		elect := true
+		urgent := true
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-pools:
 		case <-services:
 		case <-hosts:
-		case <-world: // of every pod, too; what matters here is in no hurry
-			if elect = false; later == nil {
-				later = time.After(time.Second)
+		case <-slices.C:
+			set, del, _ := slices.Take()
+			urgent = locals.Change(set, del) || !b.settled()
+		case <-world:
+			if urgent = false; later == nil {
+				later = time.After(electLater)
 			}
 		case <-later:
 			later = nil
-		case <-slices.C:
-			set, del, _ := slices.Take()
-			elect = local.change(set, del) || !b.settled()
+		case <-soon:
+			soon, urgent = nil, false
+			b.elect(locals, &lines)
 		}
-		if elect {
-			b.elect(local, &lines)
+		if urgent && soon == nil {
+			soon = time.After(electSoon)
 		}
 	}
 }
 
 // elect does so if all is known that it takes.
-func (b *balancers) elect(local *localEndpoints, lines *shown) {
+func (b *balancers) elect(locals *lbpool.Locals, lines *shown) {
 	pools, poolsKnown := b.pools.Snapshot()
 	services, servicesKnown := b.services.Snapshot()
 	hosts, hostsKnown := b.hosts.Snapshot()
-	nodes, _ := b.world.nodes.Snapshot()
+	nodes := b.world.nodes.Rows()
 	underlay := b.world.currentUnderlay()
 	node, here := nodes[b.world.local]
-	if !poolsKnown || !servicesKnown || !hostsKnown || !b.slices.Synced() || !here || len(underlay.Addrs) == 0 {
+	p, _ := b.world.current()
+	if !poolsKnown || !servicesKnown || !hostsKnown || !b.slices.Synced() || !here || len(underlay.Addrs) == 0 || p == nil {
 		return
 	}
-	local.of(services, b.slices.Rows)
-	in := lbpool.Election{Pools: pools, Services: services, Nodes: hosts, Local: local.nodes(), Taken: b.taken(nodes)}
-	for _, l := range underlay.Addrs {
-		if !l.Prefix.IsSingleIP() {
-			in.Subnets = append(in.Subnets, l.Prefix)
-		}
-	}
-	p, _ := b.world.current()
-	out := plan.Announce(plan.AnnounceInput{Node: node.Key.Name, Elected: lbpool.Elect(in), Underlay: underlay, Sources: node.Internal, MTU: p.PodMTU})
+	locals.SetServices(services, b.slices.Rows)
+	elected := lbpool.Elect(lbpool.Election{Pools: pools, Services: services, Nodes: hosts, Local: locals.Nodes(), Taken: b.taken(nodes), Subnets: underlay.Subnets()})
+	out := plan.Announce(plan.AnnounceInput{Node: node.Key.Name, Elected: elected, Underlay: underlay, Sources: node.Internal, MTU: p.PodMTU})
 	b.publish(out)
 	lines.show(b.board, b.log, out.Lines)
 }
@@ -202,82 +206,4 @@ func (b *balancers) publish(a plan.Announced) {
 		b.wake.wake()
 		b.world.grown.wake()
 	}
-}
-
-// localEndpoints are the nodes with ready endpoints, of Services whose
-// externalTrafficPolicy is Local. Others are not kept.
-type localEndpoints struct {
-	wanted map[lbpool.Key]bool
-	byRow  map[model.SliceKey]localSlice
-}
-
-type localSlice struct {
-	service lbpool.Key
-	nodes   string // separated by spaces
-}
-
-func newLocalEndpoints() *localEndpoints {
-	return &localEndpoints{wanted: map[lbpool.Key]bool{}, byRow: map[model.SliceKey]localSlice{}}
-}
-
-// of says which Services there are; all rows are looked at if one is new.
-func (l *localEndpoints) of(services map[lbpool.Key]lbpool.Service, rows func() map[model.SliceKey]string) {
-	before := l.wanted
-	l.wanted = map[lbpool.Key]bool{}
-	more := false
-	for key, s := range services {
-		if s.Local && s.Ours != "" {
-			l.wanted[key] = true
-			more = more || !before[key]
-		}
-	}
-	if more {
-		l.byRow = map[model.SliceKey]localSlice{}
-		l.change(rows(), nil)
-	}
-}
-
-// change takes in slices and tells whether that matters.
-func (l *localEndpoints) change(set map[model.SliceKey]string, del []model.SliceKey) (matters bool) {
-	for _, k := range del {
-		_, had := l.byRow[k]
-		matters = matters || had
-		delete(l.byRow, k)
-	}
-	if len(l.wanted) == 0 {
-		return matters
-	}
-	for k, value := range set {
-		row, err := wire.DecodeSlice([]byte(value))
-		if err != nil {
-			continue // our own encoding: can't be
-		}
-		next, old := localSlice{service: lbpool.Key{Namespace: k.Namespace, Name: row.Service}}, l.byRow[k]
-		if !l.wanted[next.service] {
-			continue
-		}
-		seen := map[string]bool{}
-		for _, e := range row.Endpoints {
-			if e.Ready && !seen[e.Node] {
-				seen[e.Node] = true
-				next.nodes += e.Node + " "
-			}
-		}
-		l.byRow[k] = next
-		matters = matters || next != old
-	}
-	return matters
-}
-
-func (l *localEndpoints) nodes() map[lbpool.Key]map[string]bool {
-	out := map[lbpool.Key]map[string]bool{}
-	for _, s := range l.byRow {
-		if out[s.service] == nil {
-			out[s.service] = map[string]bool{}
-		}
-		for n := range strings.FieldsSeq(s.nodes) {
-			out[s.service][n] = true
-		}
-	}
-	return out
 }

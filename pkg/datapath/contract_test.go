@@ -166,6 +166,8 @@ func TestContractFilter(t *testing.T) {
 		{Set: plan.Nodes6, Addr: a("2001:db8::7")}:                                                         {},
 		{Set: plan.Direct4, Addr: a("192.0.2.7")}:                                                          {},
 		{Set: plan.Direct6, Addr: a("2001:db8::7")}:                                                        {},
+		{Set: plan.Announced4, Addr: a("192.0.2.200")}:                                                     {},
+		{Set: plan.Announced6, Addr: a("2001:db8::200")}:                                                   {},
 		{Set: plan.Local4, Range: rng("10.1.3.0", "10.1.3.255")}:                                           {},
 		{Set: plan.Local6, Range: rng("fd00::", "fd00::ffff")}:                                             {},
 		{Set: plan.Mesh4, Range: rng("0.0.0.0", "10.1.3.255")}:                                             {},

@@ -98,7 +98,6 @@ func BalancedRow(s *corev1.Service) lbpool.Service {
 	row := lbpool.Service{
 		UID: string(s.UID), CreatedUnix: s.CreationTimestamp.Unix(), Labels: labels.FormatLabels(s.Labels),
 		Balanced: s.Spec.Type == corev1.ServiceTypeLoadBalancer && s.DeletionTimestamp == nil && (class == nil || *class == lbpool.Class),
-		Class:    class != nil && *class == lbpool.Class,
 		Local:    s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 		Ours:     ourAddresses(s),
 	}

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"encoding/json"
 	"net/netip"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/clustermesh/clustermesh/pkg/kube/v1alpha1"
+	"github.com/clustermesh/clustermesh/pkg/lbpool"
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/state"
 )
@@ -137,6 +139,152 @@ func TestSecretPrintsNoKey(t *testing.T) {
 	for _, got := range []string{s.String(), s.GoString()} {
 		if got != "TLS secret at version 7" {
 			t.Error(got)
+		}
+	}
+}
+
+func TestHostRow(t *testing.T) {
+	ready := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue}
+	away := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionUnknown}
+	bare := corev1.NodeCondition{Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionTrue}
+	for name, c := range map[string]struct {
+		labels     map[string]string
+		conditions []corev1.NodeCondition
+		want       lbpool.Node
+	}{
+		"new":             {nil, nil, lbpool.Node{}},
+		"ready":           {map[string]string{"b": "2", "a": ""}, []corev1.NodeCondition{ready}, lbpool.Node{Ready: true, Labels: "a=,b=2"}},
+		"away":            {nil, []corev1.NodeCondition{away}, lbpool.Node{}},
+		"without network": {nil, []corev1.NodeCondition{bare, ready}, lbpool.Node{Ready: true, Apart: true}},
+		"excluded": {map[string]string{corev1.LabelNodeExcludeBalancers: ""}, []corev1.NodeCondition{ready},
+			lbpool.Node{Ready: true, Apart: true, Labels: corev1.LabelNodeExcludeBalancers + "="}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: c.labels}, Status: corev1.NodeStatus{Conditions: c.conditions,
+				Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}}}}
+			c.want.Addrs = addrsOf("192.0.2.1")
+			if got := HostRow(n); got != c.want {
+				t.Errorf("got %+v\nwant %+v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestPoolRow(t *testing.T) {
+	no := false
+	app := &metav1.LabelSelector{MatchLabels: map[string]string{"app": "a"}, MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "x", Operator: metav1.LabelSelectorOpDoesNotExist}}}
+	bad := &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "x", Operator: "Like"}}}
+	for name, c := range map[string]struct {
+		spec    v1alpha1.LoadBalancerPoolSpec
+		want    lbpool.Pool
+		invalid bool
+	}{
+		"plain": {v1alpha1.LoadBalancerPoolSpec{CIDRs: []string{"192.0.2.0/30"}}, lbpool.Pool{Blocks: "192.0.2.1-192.0.2.2"}, false},
+		"all of it": {v1alpha1.LoadBalancerPoolSpec{Ranges: []v1alpha1.AddressRange{{Start: "192.0.2.4", Stop: "192.0.2.5"}}, ServiceSelector: app, Disabled: true,
+			Announce: v1alpha1.Announce{Enabled: &no, NodeSelector: &metav1.LabelSelector{}}},
+			lbpool.Pool{Blocks: "192.0.2.4-192.0.2.5", Services: "app=a,!x", Disabled: true, Silent: true}, false},
+		"no addresses": {v1alpha1.LoadBalancerPoolSpec{}, lbpool.Pool{}, true},
+		"bad selector": {v1alpha1.LoadBalancerPoolSpec{CIDRs: []string{"192.0.2.0/32"}, ServiceSelector: bad}, lbpool.Pool{Blocks: "192.0.2.0-192.0.2.0"}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := PoolRow(&v1alpha1.LoadBalancerPool{ObjectMeta: metav1.ObjectMeta{Name: "p", UID: "u", Generation: 2, CreationTimestamp: metav1.Unix(7, 0)}, Spec: c.spec})
+			if (got.Invalid != "") != c.invalid {
+				t.Errorf("invalid: %q", got.Invalid)
+			}
+			c.want.UID, c.want.Generation, c.want.CreatedUnix, c.want.Invalid = "u", 2, 7, got.Invalid
+			if got != c.want {
+				t.Errorf("got %+v\nwant %+v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestBalancedRow(t *testing.T) {
+	ours, other := lbpool.Class, "example.com/other"
+	vip := corev1.LoadBalancerIPModeVIP
+	ingress := func(list ...string) (out []corev1.LoadBalancerIngress) {
+		for _, a := range list {
+			out = append(out, corev1.LoadBalancerIngress{IP: a, IPMode: &vip})
+		}
+		return out
+	}
+	mark := func(list string) []metav1.Condition {
+		return []metav1.Condition{{Type: conditionAddress, Status: metav1.ConditionTrue, Reason: "OutOfPool", Message: list}}
+	}
+	for name, c := range map[string]struct {
+		edit func(*corev1.Service)
+		want lbpool.Service
+	}{
+		"new":           {func(*corev1.Service) {}, lbpool.Service{Balanced: true}},
+		"of our class":  {func(s *corev1.Service) { s.Spec.LoadBalancerClass = &ours }, lbpool.Service{Balanced: true}},
+		"of another":    {func(s *corev1.Service) { s.Spec.LoadBalancerClass = &other }, lbpool.Service{}},
+		"of other type": {func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeNodePort }, lbpool.Service{}},
+		"families and labels": {func(s *corev1.Service) {
+			s.Spec.IPFamilies, s.Labels = []corev1.IPFamily{corev1.IPv6Protocol, corev1.IPv4Protocol}, map[string]string{"b": "2", "a": "1"}
+		}, lbpool.Service{Balanced: true, Families: "64", Labels: "a=1,b=2"}},
+		"asks": {func(s *corev1.Service) {
+			s.Annotations, s.Spec.LoadBalancerIP = map[string]string{RequestAnnotation: " 192.0.2.1, 2001:DB8::1 ,x"}, "192.0.2.9"
+		}, lbpool.Service{Balanced: true, Request: "192.0.2.1 2001:db8::1", Malformed: "x"}},
+		"asks as of old": {func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.9" }, lbpool.Service{Balanced: true, Request: "192.0.2.9"}},
+		"has": {func(s *corev1.Service) {
+			s.Status.LoadBalancer.Ingress, s.Status.Conditions = ingress("2001:db8::1", "192.0.2.1"), mark("192.0.2.1 2001:db8::1")
+		}, lbpool.Service{Balanced: true, Ours: "192.0.2.1 2001:db8::1"}},
+		"has others beside": {func(s *corev1.Service) {
+			s.Status.LoadBalancer.Ingress, s.Status.Conditions = append(ingress("203.0.113.1", "192.0.2.1"), corev1.LoadBalancerIngress{Hostname: "lb"}), mark("192.0.2.1")
+		}, lbpool.Service{Balanced: true, Ours: "192.0.2.1", Others: "203.0.113.1 lb"}},
+		"has others only": {func(s *corev1.Service) { s.Status.LoadBalancer.Ingress = ingress("203.0.113.1") }, lbpool.Service{Balanced: true, Others: "203.0.113.1"}},
+		"was robbed":      {func(s *corev1.Service) { s.Status.Conditions = mark("192.0.2.1") }, lbpool.Service{Balanced: true, Torn: true}},
+		"lost one": {func(s *corev1.Service) {
+			s.Status.LoadBalancer.Ingress, s.Status.Conditions = ingress("192.0.2.1"), mark("192.0.2.1 2001:db8::1")
+		}, lbpool.Service{Balanced: true, Ours: "192.0.2.1", Torn: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{UID: "u", CreationTimestamp: metav1.Unix(7, 0)}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}}
+			c.edit(s)
+			c.want.UID, c.want.CreatedUnix = "u", 7
+			if got := BalancedRow(s); got != c.want {
+				t.Errorf("got %+v\nwant %+v", got, c.want)
+			}
+		})
+	}
+}
+
+// TestBalancerPatch: what others have in the list stays, what was ours goes, and
+// nothing is written that is there already.
+func TestBalancerPatch(t *testing.T) {
+	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{UID: "u", ResourceVersion: "5"}}
+	vip := corev1.LoadBalancerIPModeVIP
+	s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{Hostname: "lb"}, {IP: "192.0.2.1", IPMode: &vip}, {IP: "203.0.113.1", IPMode: &vip}}
+	s.Status.Conditions = []metav1.Condition{{Type: conditionAddress, Status: metav1.ConditionTrue, Message: "192.0.2.1"}}
+	ingress := func(addrs model.Addrs) string {
+		patch, err := balancerPatch(s, addrs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if patch == nil {
+			return "nothing"
+		}
+		var out struct {
+			Metadata struct{ ResourceVersion string }
+			Status   corev1.ServiceStatus
+		}
+		if err := json.Unmarshal(patch, &out); err != nil || out.Metadata.ResourceVersion != "5" {
+			t.Fatal(string(patch), err)
+		}
+		text := ""
+		for _, i := range out.Status.LoadBalancer.Ingress {
+			text += i.IP + i.Hostname + " "
+		}
+		return text + out.Status.Conditions[0].Message
+	}
+	for addrs, want := range map[model.Addrs]string{
+		addrsOf("192.0.2.1"):                "nothing",
+		addrsOf("192.0.2.2", "2001:db8::1"): "192.0.2.2 2001:db8::1 lb 203.0.113.1 192.0.2.2 2001:db8::1",
+		addrsOf("203.0.113.1"):              "203.0.113.1 lb 203.0.113.1", // taken over
+		{}:                                  "lb 203.0.113.1 ",
+	} {
+		if got := ingress(addrs); got != want {
+			t.Errorf("%v: got %q, want %q", addrs, got, want)
 		}
 	}
 }

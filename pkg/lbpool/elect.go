@@ -53,6 +53,7 @@ func Elect(in Election) map[netip.Addr]Elected {
 			chosen[p.name] = s
 		}
 	}
+	eligible := map[string][]string{} // by pool and subnet
 	out := map[netip.Addr]Elected{}
 	for key, s := range in.Services {
 		for _, addr := range Addrs(s.Ours) {
@@ -65,7 +66,11 @@ func Elect(in Election) map[netip.Addr]Elected {
 			}
 			e := Elected{Service: key, Pool: pools[i].name, Subnet: subnetOf(in.Subnets, addr)}
 			if e.Subnet.IsValid() {
-				e.Node = winner(addr, in.candidates(key, s, chosen[e.Pool], e.Subnet))
+				place := e.Pool + " " + e.Subnet.String()
+				if _, known := eligible[place]; !known {
+					eligible[place] = in.eligible(chosen[e.Pool], e.Subnet)
+				}
+				e.Node = winner(addr, eligible[place], func(node string) bool { return !s.Local || in.Local[key][node] })
 			}
 			out[addr] = e
 		}
@@ -88,15 +93,15 @@ func subnetOf(list []netip.Prefix, a netip.Addr) netip.Prefix {
 	return out
 }
 
-// candidates are the nodes that can answer. If some nodes have their own address
-// in the subnet, those without are taken to be elsewhere.
-func (in Election) candidates(key Key, s Service, chosen labels.Selector, subnet netip.Prefix) []string {
+// eligible are the nodes that can answer in a subnet. If some nodes have their
+// own address there, those without are taken to be elsewhere.
+func (in Election) eligible(chosen labels.Selector, subnet netip.Prefix) []string {
 	var all, there []string
 	known := false
 	for name, n := range in.Nodes {
 		inside := slices.ContainsFunc(n.Addrs.All(), subnet.Contains)
 		known = known || inside
-		if !n.Ready || n.Apart || s.Local && !in.Local[key][name] || !matches(chosen, n.Labels) {
+		if !n.Ready || n.Apart || !matches(chosen, n.Labels) {
 			continue
 		}
 		all = append(all, name)
@@ -119,12 +124,15 @@ func matches(s labels.Selector, text string) bool {
 	return err == nil && s.Matches(set)
 }
 
-// winner is the node with the highest number made from its name and the address
+// winner is, of those that can, the node with the highest number made from its name and the address
 // (rendezvous hashing): addresses are spread, and a node that comes or goes
 // moves only those that it gets or had.
-func winner(addr netip.Addr, nodes []string) string {
+func winner(addr netip.Addr, nodes []string, can func(node string) bool) string {
 	best, most := "", uint64(0)
 	for _, n := range nodes {
+		if !can(n) {
+			continue
+		}
 		h := fnv.New64a()
 		h.Write([]byte(n))
 		h.Write(addr.AsSlice())

@@ -44,7 +44,6 @@ type Service struct {
 	CreatedUnix int64
 	Labels      string // as labels.Set writes them
 	Balanced    bool   // type LoadBalancer, of no class or of ours, and not being deleted
-	Class       bool   // of our class: nobody else will serve it
 	Local       bool   // externalTrafficPolicy Local
 	Families    string // of spec.ipFamilies: "4", "6", "46", "64"
 	Request     string // addresses asked for, separated by spaces

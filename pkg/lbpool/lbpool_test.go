@@ -300,11 +300,11 @@ func TestElect(t *testing.T) {
 // TestElectSpread: addresses are spread over nodes, and a node that goes moves
 // only those that it had.
 func TestElectSpread(t *testing.T) {
-	nodes := []string{"n1", "n2", "n3", "n4"}
+	nodes, anybody := []string{"n1", "n2", "n3", "n4"}, func(string) bool { return true }
 	before, share := map[netip.Addr]string{}, map[string]int{}
 	for i := range 200 {
 		a := netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})
-		before[a] = winner(a, nodes)
+		before[a] = winner(a, nodes, anybody)
 		share[before[a]]++
 	}
 	for _, n := range nodes {
@@ -314,7 +314,7 @@ func TestElectSpread(t *testing.T) {
 	}
 	left := []string{"n4", "n1", "n3"} // in another order
 	for a, was := range before {
-		if is := winner(a, left); was != "n2" && is != was {
+		if is := winner(a, left, anybody); was != "n2" && is != was {
 			t.Errorf("%v moved from %s to %s", a, was, is)
 		}
 	}

@@ -62,11 +62,24 @@ func Announce(in AnnounceInput) Announced {
 	return out
 }
 
+// Subnets are the networks that the node shares with others.
+func (u Underlay) Subnets() []netip.Prefix {
+	var out []netip.Prefix
+	for _, l := range u.Addrs {
+		if l.shared() {
+			out = append(out, l.Prefix)
+		}
+	}
+	return out
+}
+
+func (l LocalAddr) shared() bool { return !l.Prefix.IsSingleIP() && l.Dev != "lo" }
+
 // devices are those whose subnets have the address.
 func (in AnnounceInput) devices(a netip.Addr) []string {
 	var out []string
 	for _, l := range in.Underlay.Addrs {
-		if !l.Prefix.IsSingleIP() && l.Prefix.Contains(a) && !slices.Contains(out, l.Dev) {
+		if l.shared() && l.Prefix.Contains(a) && !slices.Contains(out, l.Dev) {
 			out = append(out, l.Dev)
 		}
 	}

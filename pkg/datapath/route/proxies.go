@@ -76,8 +76,8 @@ func (t *Proxies) Apply(_ context.Context, set map[plan.NeighbourKey]plan.Proxy,
 	return failed
 }
 
-// Watch implements reconcile.Watcher. The kernel drops entries when a device
-// loses its carrier or is set down, which it tells; that somebody deletes one it
+// Watch implements reconcile.Watcher. The kernel drops entries when a device is
+// set down, which it tells; that somebody deletes one it
 // does not tell (Linux 6.18), so who runs the loop lists often.
 func (t *Proxies) Watch(ctx context.Context, wake func()) error {
 	return t.space.Watch(ctx, unix.NETLINK_ROUTE, []uint32{unix.RTNLGRP_LINK}, func(e nl.Event) {
@@ -87,15 +87,10 @@ func (t *Proxies) Watch(ctx context.Context, wake func()) error {
 	}, wake)
 }
 
-// encodeProxy makes an entry permanent, which keeps it over a loss of the
-// carrier where the kernel knows that (since 6.9); older ones ignore it.
 func encodeProxy(key plan.NeighbourKey, index uint32, add bool) []byte {
 	h := make([]byte, unix.SizeofNdMsg)
 	h[0], h[10] = family(key.IP), unix.NTF_PROXY
 	binary.NativeEndian.PutUint32(h[4:], index)
-	if add {
-		binary.NativeEndian.PutUint16(h[8:], unix.NUD_PERMANENT)
-	}
 	attrs := nl.Attrs(h)
 	attrs.Addr(unix.NDA_DST, key.IP)
 	if add {
