@@ -35,6 +35,7 @@ func TestServices(t *testing.T) {
 	t.Run("socket load-balancing", func(t *testing.T) { s.everything(t, "all") })
 	t.Run("nftables alone", func(t *testing.T) { s.everything(t, "off") })
 	t.Run("kube-proxy kept", s.keep)
+	t.Run("load balancer pools", s.pools) // last: it stops a node
 }
 
 // everything checks all that Services can do, with socket load-balancing or not.
@@ -427,6 +428,104 @@ func (s *serviceSuite) keep(t *testing.T) {
 	must(t, err)
 	svc := s.service(t, "web", "selector: {app: probe}")
 	s.both(t, s.hostA, svc.Spec.ClusterIPs[0], 80, 81, want{[]fixture.Pod{s.a, s.b}, s.node(t, s.hostA)})
+}
+
+// pools (invariant V9): Services get addresses out of a pool in the nodes' subnet,
+// a neighbour that is no node of theirs finds each at one node, and at another
+// one after that has died.
+func (s *serviceSuite) pools(t *testing.T) {
+	must(t, s.west.Apply(t.Context(), "apiVersion: clustermesh.io/v1alpha1\nkind: LoadBalancerPool\nmetadata: {name: lan}\nspec: {cidrs: [172.18.200.0/28, \"fd00:172:18::200:0/124\"]}\n"))
+	moving := netip.Addr{} // what the second node answers for: the first one has the control plane
+	var all []netip.Addr
+	for i := range 6 {
+		name := fmt.Sprintf("pooled%d", i)
+		s.service(t, name, "selector: {app: probe}", "type: LoadBalancer")
+		for _, a := range s.ingress(t, name, 2) {
+			all = append(all, a)
+			owner := s.owner(t, a, 30*time.Second)
+			at := s.hostA
+			if owner == s.hostB.Node {
+				at = s.hostB
+				if a.Is4() {
+					moving = a
+				}
+			}
+			s.both(t, s.outside, a, 80, 81, want{[]fixture.Pod{s.a, s.b}, append(s.node(t, at), s.outside.IPs.All()...)})
+			s.fails(t, s.outside, net.JoinHostPort(a.String(), "82"), "refused")
+		}
+	}
+	if !moving.IsValid() {
+		t.Fatalf("the second node answers for none of %v", all)
+	}
+	// The kernel answers while there is no agent.
+	must(t, node(t, s.m, s.hostB.Node).Kill(t.Context(), "clustermesh-agent"))
+	sh(t, node(t, s.m, s.outside.Node), "ip neigh flush to "+moving.String())
+	s.both(t, s.outside, moving, 80, 81, want{[]fixture.Pod{s.a, s.b}, append(s.node(t, s.hostB), s.outside.IPs.All()...)})
+
+	second := node(t, s.m, s.hostB.Node)
+	must(t, second.Stop(t.Context()))
+	eventually(t, time.Minute, func() error {
+		got, err := s.m.Tally(t.Context(), s.outside, net.JoinHostPort(moving.String(), "80"), "--count", "10", "--timeout", "500ms")
+		if err == nil && (len(got.Errors) > 0 || got.Pods[s.a.Name] != 10) {
+			err = fmt.Errorf("%+v", got)
+		}
+		return err
+	})
+	must(t, second.Start(t.Context()))
+	must(t, s.west.WaitReady(t.Context(), 3*time.Minute))
+	for _, a := range all {
+		s.owner(t, a, time.Minute)
+	}
+	_, err := s.west.Kubectl(t.Context(), "delete", "loadbalancerpool", "lan")
+	must(t, err)
+	s.ingress(t, "pooled0", 0)
+	eventually(t, time.Minute, func() error {
+		for _, n := range s.west.Nodes {
+			if left := sh(t, n, "ip neigh show proxy; ip -6 neigh show proxy"); left != "" {
+				return fmt.Errorf("%s: %s", n.Name, left)
+			}
+		}
+		return nil
+	})
+}
+
+// ingress waits until a Service has n addresses of a load balancer.
+func (s *serviceSuite) ingress(t *testing.T, name string, n int) (addrs []netip.Addr) {
+	t.Helper()
+	eventually(t, time.Minute, func() error {
+		out, err := s.west.Kubectl(t.Context(), "get", "service", name, "-o", "jsonpath={.status.loadBalancer.ingress[*].ip}")
+		if err != nil {
+			return err
+		}
+		addrs = nil
+		for _, text := range strings.Fields(out) {
+			addrs = append(addrs, netip.MustParseAddr(text))
+		}
+		if len(addrs) != n {
+			return fmt.Errorf("service %s has %v, want %d addresses", name, addrs, n)
+		}
+		return nil
+	})
+	return addrs
+}
+
+// owner is the one node of west that answers for an address.
+func (s *serviceSuite) owner(t *testing.T, a netip.Addr, within time.Duration) (name string) {
+	t.Helper()
+	eventually(t, within, func() error {
+		var owners []string
+		for _, n := range s.west.Nodes {
+			if strings.Contains(sh(t, n, "ip neigh show proxy; ip -6 neigh show proxy"), a.String()+" ") {
+				owners = append(owners, n.Name)
+			}
+		}
+		if len(owners) != 1 {
+			return fmt.Errorf("%v is answered for by %v", a, owners)
+		}
+		name = owners[0]
+		return nil
+	})
+	return name
 }
 
 // serviceRange is the IPv4 range of a cluster's Services.
