@@ -125,7 +125,7 @@ func newAgent(opt options, errOut io.Writer) (*agent, error) {
 	if a.services, err = newServices(a, targets); err != nil {
 		return nil, err
 	}
-	a.balance.start(targets, a.services)
+	a.balance.start(targets, a.services, a.loops)
 	a.registry.MustRegister(collector{a})
 	a.pod, err = podnet.New(podnet.Options{
 		Log: a.log, Board: a.board, Pods: a.pods, Journal: filepath.Join(opt.stateDir, "pods"),

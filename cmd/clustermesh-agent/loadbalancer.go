@@ -64,8 +64,8 @@ func newBalancers(a *agent) *balancers {
 }
 
 // start makes the loop of the proxy entries. services follows the Services and
-// their slices, if these are ours.
-func (b *balancers) start(opt reconcile.Options, services *services) {
+// their slices, if these are ours; loops hold the rest of what is planned here.
+func (b *balancers) start(opt reconcile.Options, services *services, loops *loops) {
 	b.follows = !services.ours()
 	b.slices = services.slices
 	if b.follows {
@@ -78,7 +78,8 @@ func (b *balancers) start(opt reconcile.Options, services *services) {
 		return func(plan.NeighbourKey) bool { return settled }
 	}
 	opt.Resync = proxiesEvery
-	b.loop = reconcile.NewTableLoop("proxies", takeover{route.NewProxies(nl.Space{}), b.teller}, b.proxies, orphan, opt, b.wake.subscribe())
+	proxies := route.NewProxies(nl.Space{})
+	b.loop = reconcile.NewTableLoop("proxies", takeover{proxies, proxies, b.teller, loops.announced}, b.proxies, orphan, opt, b.wake.subscribe())
 }
 
 // settled tells whether it is known whom this node answers for. Before that,

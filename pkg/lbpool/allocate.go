@@ -50,6 +50,7 @@ func Allocate(in Input) Result {
 	for _, s := range a.services {
 		a.adopt(s)
 	}
+	a.avoid()
 	for _, s := range a.services {
 		a.request(s)
 	}
@@ -131,6 +132,17 @@ func (a *allocator) adopt(c *candidate) {
 	for _, addr := range list {
 		if !c.has[familyOf(addr)].IsValid() {
 			a.take(c, addr)
+		}
+	}
+}
+
+// avoid keeps clear of what other controllers have given to Services.
+func (a *allocator) avoid() {
+	for key, s := range a.in.Services {
+		for _, addr := range Addrs(s.Others) {
+			if other := a.owner[addr]; other == nil || other.pools == nil && key.compare(other.key) < 0 {
+				a.owner[addr] = &candidate{key: key}
+			}
 		}
 	}
 }

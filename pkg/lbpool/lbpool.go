@@ -53,8 +53,8 @@ type Service struct {
 	Others      string // addresses and names in its status that we did not give it
 }
 
-// Concerned tells whether there is anything to do with it.
-func (s Service) Concerned() bool { return s.Balanced || s.Ours != "" || s.Torn }
+// Concerned tells whether there is anything to do with it, or to keep clear of.
+func (s Service) Concerned() bool { return s.Balanced || s.Ours != "" || s.Torn || s.Others != "" }
 
 // TornMark is at the end of what Held says of a Service that has to be written
 // again.

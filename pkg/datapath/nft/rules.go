@@ -239,10 +239,12 @@ func forward(r plan.Rules) []rule {
 // announced tells who sends to an address of a load balancer that no Service has
 // this port there. Whatever a Service takes has another destination by now, be it
 // our rules that say so or kube-proxy's. Nothing else may take the packet: the
-// route to the address is there for the sake of ARP, and leads nowhere.
+// route to the address is there for the sake of ARP, and leads nowhere. For IPv4
+// it leads there by lo, where nothing else is forwarded to, so that all other
+// packets need not be looked up.
 func announced() []rule {
 	return []rule{
-		{"no Service has this port", join(isIPv4(), dst4(reg0), in(plan.Announced4), jump("refuse"))},
+		{"no Service has this port", join(isIPv4(), toDevice("lo"), dst4(reg0), in(plan.Announced4), jump("refuse"))},
 		{"no Service has this port", join(isIPv6(), dst6(reg0), in(plan.Announced6), jump("refuse"))},
 	}
 }
