@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -27,8 +28,8 @@ type loops struct {
 	filter *nft.Target
 	order  []runner                                 // filters before devices, devices before what refers to them
 	pods   []func(context.Context, model.Pod) error // each waits for the rows of a pod
-	// announced waits for what addresses of load balancers stand on.
-	announced func(context.Context) error
+	// announced waits for what the answering for an address stands on.
+	announced func(context.Context, netip.Addr) error
 }
 
 func newLoops(w *world, b *balancers, opt reconcile.Options) *loops {
@@ -47,10 +48,9 @@ func newLoops(w *world, b *balancers, opt reconcile.Options) *loops {
 		runnerOf(tunnels, none), runnerOf(sysctls, none), runnerOf(neighbours, none), runnerOf(routes, none),
 		runnerOf(rules, nil),
 	}
-	l.announced = func(ctx context.Context) error {
-		mesh := w.mesh.byCluster()
-		return errors.Join(filters.SyncRows(ctx, func(k plan.FilterKey) bool { return k == plan.FilterKey{} || k.Announcing() }),
-			routes.SyncRows(ctx, func(k plan.RouteKey) bool { return k.Announcing(mesh) }))
+	l.announced = func(ctx context.Context, a netip.Addr) error {
+		return errors.Join(filters.SyncRows(ctx, func(k plan.FilterKey) bool { return k == plan.FilterKey{} || k.Announcing() && k.Addr == a }),
+			routes.SyncRows(ctx, func(k plan.RouteKey) bool { return k.Dst.IsSingleIP() && k.Dst.Addr() == a }))
 	}
 	l.pods = []func(context.Context, model.Pod) error{
 		podRows(filters, func(k plan.FilterKey, pod model.Pod) bool { return k == plan.FilterKey{} || k.Dev == pod.HostIf }),

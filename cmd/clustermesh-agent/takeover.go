@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"maps"
+	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/clustermesh/clustermesh/pkg/datapath/gratuitous"
@@ -18,7 +20,7 @@ type takeover struct {
 	reconcile.Target[plan.NeighbourKey, plan.Proxy]
 	reconcile.Watcher
 	teller *gratuitous.Teller
-	ready  func(context.Context) error
+	ready  func(context.Context, netip.Addr) error
 }
 
 // readyTime bounds the wait for the rest; then it is tried again, and shown.
@@ -40,20 +42,38 @@ func (t takeover) Apply(ctx context.Context, set map[plan.NeighbourKey]plan.Prox
 }
 
 func (t takeover) set(ctx context.Context, set map[plan.NeighbourKey]plan.Proxy) map[plan.NeighbourKey]error {
-	waiting, cancel := context.WithTimeout(ctx, readyTime)
-	defer cancel()
-	if err := t.ready(waiting); err != nil {
-		failed := map[plan.NeighbourKey]error{}
-		for key := range set {
-			failed[key] = err
-		}
+	failed := t.unready(ctx, set)
+	good := maps.Clone(set)
+	maps.DeleteFunc(good, func(k plan.NeighbourKey, _ plan.Proxy) bool { return failed[k] != nil })
+	if len(good) == 0 {
 		return failed
 	}
-	failed := t.Target.Apply(ctx, set, nil)
-	for key := range set {
+	maps.Copy(failed, t.Target.Apply(ctx, good, nil))
+	for key := range good {
 		if failed[key] == nil {
 			t.teller.Tell(gratuitous.Place{Dev: key.Dev, Addr: key.IP})
 		}
 	}
+	return failed
+}
+
+// unready asks for all at once: those who wait for the same pass of a loop get
+// its answer together, and one that fails holds up no other.
+func (t takeover) unready(ctx context.Context, set map[plan.NeighbourKey]plan.Proxy) map[plan.NeighbourKey]error {
+	ctx, cancel := context.WithTimeout(ctx, readyTime)
+	defer cancel()
+	failed := map[plan.NeighbourKey]error{}
+	var mu sync.Mutex
+	var asked sync.WaitGroup
+	for key := range set {
+		asked.Go(func() {
+			if err := t.ready(ctx, key.IP); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				failed[key] = err
+			}
+		})
+	}
+	asked.Wait()
 	return failed
 }

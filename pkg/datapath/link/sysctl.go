@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/clustermesh/clustermesh/pkg/datapath/nl"
-	"github.com/clustermesh/clustermesh/pkg/plan"
 )
 
 // Sysctls is the target for settings below /proc/sys. Settings belong to the
@@ -83,7 +83,7 @@ func (s *Sysctls) Watch(ctx context.Context, wake func()) error {
 	return s.space.Watch(ctx, unix.NETLINK_ROUTE, groups, func(e nl.Event) {
 		switch e.Type {
 		case unix.RTM_NEWLINK, unix.RTM_DELLINK:
-			if _, name, ok := nl.LinkName(e.Body); ok && name == plan.TunnelName {
+			if _, name, ok := nl.LinkName(e.Body); ok && s.concerns(name) {
 				wake()
 			}
 		case unix.RTM_NEWNETCONF:
@@ -92,6 +92,18 @@ func (s *Sysctls) Watch(ctx context.Context, wake func()) error {
 			}
 		}
 	}, wake)
+}
+
+// concerns tells whether there are settings of a device.
+func (s *Sysctls) concerns(device string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for path := range s.known {
+		if strings.Contains(path, "/"+device+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 // ofWatched tells whether a notification is of settings for the whole node.
