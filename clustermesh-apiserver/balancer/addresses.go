@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/clustermesh/clustermesh/pkg/lbpool"
@@ -96,6 +97,7 @@ func (a addresses) put(ctx context.Context, key lbpool.Key, list string, owners 
 
 func (a addresses) report(key lbpool.Key, before, now string) {
 	row, there := a.opt.Services.Get(key)
+	before = strings.TrimSuffix(before, lbpool.TornMark)
 	if !there || before == now {
 		return
 	}

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/clustermesh/clustermesh/pkg/kube"
@@ -58,7 +57,7 @@ func New(opt Options) *Controller {
 // Run gives out and withdraws addresses until ctx ends.
 func (c *Controller) Run(ctx context.Context, opt reconcile.Options) error {
 	g, ctx := errgroup.WithContext(ctx)
-	defer c.opt.Metrics.reset()
+	defer c.opt.Metrics.set(nil)
 	services := opt
 	services.Resync = relistEvery
 	g.Go(func() error {
@@ -143,31 +142,5 @@ func wake(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
-	}
-}
-
-// Metrics are gauges of pools. They are there while this replica leads.
-type Metrics struct{ addresses *prometheus.GaugeVec }
-
-// NewMetrics registers them.
-func NewMetrics(r prometheus.Registerer) *Metrics {
-	m := &Metrics{prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "clustermesh_lb_pool_addresses",
-		Help: "Addresses of load balancer pools, by family and state: capacity, used."}, []string{"pool", "family", "state"})}
-	r.MustRegister(m.addresses)
-	return m
-}
-
-func (m *Metrics) reset() { m.addresses.Reset() }
-
-func (m *Metrics) set(pools map[string]lbpool.PoolState) {
-	m.addresses.Reset()
-	for name, p := range pools {
-		for _, x := range []struct {
-			family         string
-			capacity, used int64
-		}{{"ipv4", p.Capacity4, p.Used4}, {"ipv6", p.Capacity6, p.Used6}} {
-			m.addresses.WithLabelValues(name, x.family, "capacity").Set(float64(x.capacity))
-			m.addresses.WithLabelValues(name, x.family, "used").Set(float64(x.used))
-		}
 	}
 }

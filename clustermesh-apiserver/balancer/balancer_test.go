@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -33,7 +34,8 @@ var quiet = slog.New(slog.DiscardHandler)
 // suite is a controller beside a real Kubernetes API server.
 type suite struct {
 	*testing.T
-	c *kube.Client
+	c       *kube.Client
+	metrics *prometheus.Registry // of the newest leader
 }
 
 // lead runs a controller, as a replica that was just elected does, until stop.
@@ -50,7 +52,8 @@ func (s *suite) lead() (stop func()) {
 	for _, t := range []interface{ Expect(...string) }{pools, services, nodes, peers} {
 		t.Expect(kube.Source)
 	}
-	controller := balancer.New(balancer.Options{Client: s.c, Log: quiet, Recorder: s.c.NewRecorder(ctx, "test", "n1"), Metrics: balancer.NewMetrics(prometheus.NewRegistry()),
+	s.metrics = prometheus.NewRegistry()
+	controller := balancer.New(balancer.Options{Client: s.c, Log: quiet, Recorder: s.c.NewRecorder(ctx, "test", "n1"), Metrics: balancer.NewMetrics(s.metrics),
 		Pools: pools, Services: services, Nodes: nodes, Peers: peers, Fixed: []lbpool.Taken{{Prefix: netip.MustParsePrefix("10.1.0.0/16"), What: "pods of this cluster"}}})
 	wg.Go(func() { _ = controller.Run(ctx, reconcile.Options{Log: quiet}) })
 	stop = sync.OnceFunc(func() { cancel(); wg.Wait() })
@@ -122,10 +125,29 @@ func (s *suite) reason(pool, want string) {
 	})
 }
 
+// count reads the metric.
+func (s *suite) count(labels ...string) float64 {
+	s.Helper()
+	families, err := s.metrics.Gather()
+	s.must(err)
+	for _, f := range families {
+		for _, m := range f.Metric {
+			found := true
+			for _, l := range m.Label {
+				found = found && slices.Contains(labels, l.GetValue())
+			}
+			if found {
+				return m.GetGauge().GetValue()
+			}
+		}
+	}
+	return -1
+}
+
 // TestController: addresses come, stay over a change of the leader, and go, and
 // what other controllers put into a status stays there (invariant V9).
 func TestController(t *testing.T) {
-	s := &suite{t, kubetest.Start(t).Client()}
+	s := &suite{T: t, c: kubetest.Start(t).Client()}
 	schema(s)
 	stop := s.lead()
 	s.pool("one", "192.0.2.0/30") // has two
@@ -139,6 +161,9 @@ func TestController(t *testing.T) {
 	s.shows("b", "192.0.2.2")
 	s.service("c", nil)
 	s.reason("one", lbpool.ReasonFull)
+	if got := s.count("one", "ipv4", "used"); got != 2 {
+		t.Errorf("the metric says that %v addresses are used", got)
+	}
 	s.eventually("an Event says so", func() bool {
 		list, err := s.c.CoreV1().Events("default").List(s.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=c"})
 		s.must(err)
