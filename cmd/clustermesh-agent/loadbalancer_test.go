@@ -67,7 +67,7 @@ func TestBalancersFollow(t *testing.T) {
 			func() { b.pools.Replace(kube.Source, map[string]lbpool.Pool{"p": {Blocks: blocks}}) },
 			func() { b.services.Replace(kube.Source, map[lbpool.Key]lbpool.Service{key: web}) },
 			func() { b.slices.Replace(kube.Source, nil) },
-			func() { b.hosts.Replace(kube.Source, map[string]lbpool.Node{"n1": {Ready: true}}) },
+			func() { b.hosts.Replace(kube.Source, map[string]lbpool.Node{"n1": {Alive: true}}) },
 		}
 		for _, step := range steps {
 			settle()
@@ -106,7 +106,7 @@ func TestBalancersFollow(t *testing.T) {
 		check("policy Cluster", 4)
 		b.hosts.Update(kube.Source, map[string]lbpool.Node{"n1": {}}, nil)
 		check("this node is not ready", 0)
-		b.hosts.Update(kube.Source, map[string]lbpool.Node{"n1": {Ready: true}}, nil)
+		b.hosts.Update(kube.Source, map[string]lbpool.Node{"n1": {Alive: true}}, nil)
 		check("it is again", 4)
 		other := model.NodeKey{Cluster: "them", Name: "n9"}
 		b.world.nodes.Update("peer", map[model.NodeKey]model.Node{other: {Key: other, Internal: model.Addrs{V4: addr}}}, nil)

@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/clustermesh/clustermesh/pkg/podnet"
+	"github.com/clustermesh/clustermesh/pkg/podnet/api"
 	"github.com/clustermesh/clustermesh/pkg/status"
 )
 
@@ -34,6 +37,7 @@ func (a *agent) announce(ctx context.Context) error {
 		{"install CNI plugin", func(context.Context) error { return install.Plugin() }},
 		{"write CNI configuration", func(context.Context) error { return install.Config() }},
 		{"set node condition", a.clearUnavailable},
+		{"tell the CNI plugin", func(context.Context) error { return a.served() }},
 	} {
 		if err := a.insist(ctx, step.name, step.do); err != nil {
 			return err
@@ -53,9 +57,15 @@ func (a *agent) stayAnnounced(ctx context.Context, install podnet.Install) error
 			return ctx.Err()
 		case <-tick.C:
 		}
-		err := errors.Join(install.Plugin(), install.Config(), a.clearUnavailable(ctx))
+		err := errors.Join(install.Plugin(), install.Config(), a.clearUnavailable(ctx), a.served())
 		a.note("announce", err)
 	}
+}
+
+// served notes for the CNI plugin that pods can be wired; once they can, they go
+// on to be until the agent ends.
+func (a *agent) served() error {
+	return os.WriteFile(filepath.Join(filepath.Dir(a.opt.socket), api.ServedFile), nil, 0o600)
 }
 
 func (a *agent) install() podnet.Install {

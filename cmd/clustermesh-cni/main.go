@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -43,6 +44,9 @@ func run(env func(string) string, stdin io.Reader, stdout, stderr io.Writer) int
 		socket = api.DefaultSocket
 	}
 	ok, body, err := call(socket, req, timeout(req.Command))
+	if req.Command == "STATUS" && !ok && justServed(socket) {
+		return 0
+	}
 	if err != nil {
 		return unreachable(req, err, stdout, stderr)
 	}
@@ -54,6 +58,17 @@ func run(env func(string) string, stdin io.Reader, stdout, stderr io.Writer) int
 		return 1
 	}
 	return 0
+}
+
+// justServed tells whether an agent could wire pods a moment ago, so that one can
+// be expected to again in a moment.
+func justServed(socket string) bool {
+	file, err := os.Stat(filepath.Join(filepath.Dir(socket), api.ServedFile))
+	if err != nil {
+		return false
+	}
+	age := time.Since(file.ModTime())
+	return age >= 0 && age < api.ServedGrace
 }
 
 // timeout leaves the agent time to answer with a reason first.

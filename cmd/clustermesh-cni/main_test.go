@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -61,6 +63,31 @@ func TestTimeout(t *testing.T) {
 	_, _, err = call(socket, api.Request{Command: "ADD"}, 50*time.Millisecond)
 	if err == nil || !strings.Contains(err.Error(), "timed out") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestStatusGrace: while an agent is restarted the node stays ready, and no longer.
+func TestStatusGrace(t *testing.T) {
+	dir := t.TempDir()
+	status := func() int {
+		env := map[string]string{"CNI_COMMAND": "STATUS", socketVariable: filepath.Join(dir, "none")}
+		return run(func(k string) string { return env[k] }, strings.NewReader(`{"cniVersion":"1.1.0"}`), io.Discard, io.Discard)
+	}
+	served := filepath.Join(dir, api.ServedFile)
+	if got := status(); got != 1 {
+		t.Errorf("never served: exit %d, want 1", got)
+	}
+	for age, want := range map[time.Duration]int{0: 0, api.ServedGrace - time.Second: 0, api.ServedGrace + time.Second: 1, -time.Hour: 1} {
+		if err := os.WriteFile(served, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		at := time.Now().Add(-age)
+		if err := os.Chtimes(served, at, at); err != nil {
+			t.Fatal(err)
+		}
+		if got := status(); got != want {
+			t.Errorf("served %v ago: exit %d, want %d", age, got, want)
+		}
 	}
 }
 

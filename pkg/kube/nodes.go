@@ -58,7 +58,7 @@ func HostRow(n *corev1.Node) lbpool.Node {
 	for _, c := range n.Status.Conditions {
 		switch c.Type {
 		case corev1.NodeReady:
-			row.Ready = row.Ready || c.Status == corev1.ConditionTrue
+			row.Alive = row.Alive || c.Status != corev1.ConditionUnknown // which the node controller sets
 		case corev1.NodeNetworkUnavailable:
 			row.Apart = row.Apart || c.Status == corev1.ConditionTrue // our agent has not been there yet
 		}

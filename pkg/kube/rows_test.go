@@ -145,6 +145,7 @@ func TestSecretPrintsNoKey(t *testing.T) {
 
 func TestHostRow(t *testing.T) {
 	ready := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue}
+	not := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionFalse}
 	away := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionUnknown}
 	bare := corev1.NodeCondition{Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionTrue}
 	for name, c := range map[string]struct {
@@ -153,11 +154,12 @@ func TestHostRow(t *testing.T) {
 		want       lbpool.Node
 	}{
 		"new":             {nil, nil, lbpool.Node{}},
-		"ready":           {map[string]string{"b": "2", "a": ""}, []corev1.NodeCondition{ready}, lbpool.Node{Ready: true, Labels: "a=,b=2"}},
+		"ready":           {map[string]string{"b": "2", "a": ""}, []corev1.NodeCondition{ready}, lbpool.Node{Alive: true, Labels: "a=,b=2"}},
+		"not ready":       {nil, []corev1.NodeCondition{not}, lbpool.Node{Alive: true}},
 		"away":            {nil, []corev1.NodeCondition{away}, lbpool.Node{}},
-		"without network": {nil, []corev1.NodeCondition{bare, ready}, lbpool.Node{Ready: true, Apart: true}},
+		"without network": {nil, []corev1.NodeCondition{bare, ready}, lbpool.Node{Alive: true, Apart: true}},
 		"excluded": {map[string]string{corev1.LabelNodeExcludeBalancers: ""}, []corev1.NodeCondition{ready},
-			lbpool.Node{Ready: true, Apart: true, Labels: corev1.LabelNodeExcludeBalancers + "="}},
+			lbpool.Node{Alive: true, Apart: true, Labels: corev1.LabelNodeExcludeBalancers + "="}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: c.labels}, Status: corev1.NodeStatus{Conditions: c.conditions,

@@ -14,7 +14,9 @@ import (
 
 // Node is the row of a node that may answer for addresses.
 type Node struct {
-	Ready  bool // its kubelet says so
+	// Alive says that its kubelet is heard of, whether it calls the node ready or
+	// not: what has failed there is seldom the kernel, which serves the address.
+	Alive  bool
 	Apart  bool // excluded from load balancers by its label, or without a network yet
 	Labels string
 	Addrs  model.Addrs // its InternalIPs
@@ -101,7 +103,7 @@ func (in Election) eligible(chosen labels.Selector, subnet netip.Prefix) []strin
 	for name, n := range in.Nodes {
 		inside := slices.ContainsFunc(n.Addrs.All(), subnet.Contains)
 		known = known || inside
-		if !n.Ready || n.Apart || !matches(chosen, n.Labels) {
+		if !n.Alive || n.Apart || !matches(chosen, n.Labels) {
 			continue
 		}
 		all = append(all, name)

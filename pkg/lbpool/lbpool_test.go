@@ -236,7 +236,7 @@ func TestAllocateNeverTwice(t *testing.T) {
 
 func TestElect(t *testing.T) {
 	key := Key{"ns", "a"}
-	node := func(addr string) Node { return Node{Ready: true, Addrs: model.Addrs{}.Add(netip.MustParseAddr(addr))} }
+	node := func(addr string) Node { return Node{Alive: true, Addrs: model.Addrs{}.Add(netip.MustParseAddr(addr))} }
 	with := func(n Node, edit func(*Node)) Node { edit(&n); return n }
 	base := func() Election {
 		return Election{
@@ -254,7 +254,7 @@ func TestElect(t *testing.T) {
 		"one node": {func(in *Election) { only(in, "n2") }, "n2"},
 		"a node that is not ready": {func(in *Election) {
 			only(in, "n2")
-			in.Nodes["n1"] = with(node("192.0.2.1"), func(n *Node) { n.Ready = false })
+			in.Nodes["n1"] = with(node("192.0.2.1"), func(n *Node) { n.Alive = false })
 		}, "n2"},
 		"a node that is excluded": {func(in *Election) {
 			only(in, "n2")
@@ -263,7 +263,7 @@ func TestElect(t *testing.T) {
 		"a node of another subnet":      {func(in *Election) { only(in, "n2"); in.Nodes["n1"] = node("198.51.100.1") }, "n2"},
 		"all nodes are known otherwise": {func(in *Election) { in.Nodes = map[string]Node{"n1": node("198.51.100.1")} }, "n1"},
 		"those of the subnet are down": {func(in *Election) {
-			in.Nodes = map[string]Node{"n1": node("198.51.100.1"), "n2": with(node("192.0.2.2"), func(n *Node) { n.Ready = false })}
+			in.Nodes = map[string]Node{"n1": node("198.51.100.1"), "n2": with(node("192.0.2.2"), func(n *Node) { n.Alive = false })}
 		}, "none"},
 		"selected": {func(in *Election) {
 			in.Pools["p"] = Pool{Blocks: in.Pools["p"].Blocks, Nodes: "edge"}
@@ -334,7 +334,7 @@ func TestScale(t *testing.T) {
 	}
 	for i := range 5_000 {
 		a := netip.AddrFrom4([4]byte{198, 19, byte(i >> 8), byte(i)})
-		e.Nodes[fmt.Sprint("n", i)] = Node{Ready: true, Addrs: model.Addrs{V4: a}}
+		e.Nodes[fmt.Sprint("n", i)] = Node{Alive: true, Addrs: model.Addrs{V4: a}}
 		in.Taken = append(in.Taken, Taken{netip.PrefixFrom(a, 32), "node"})
 	}
 	e.Taken = in.Taken

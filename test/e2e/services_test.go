@@ -464,7 +464,7 @@ func (s *serviceSuite) pools(t *testing.T) {
 
 	second := node(t, s.m, s.hostB.Node)
 	must(t, second.Stop(t.Context()))
-	eventually(t, time.Minute, func() error {
+	eventually(t, 2*time.Minute, func() error { // Kubernetes takes 50 seconds to find out
 		got, err := s.m.Tally(t.Context(), s.outside, net.JoinHostPort(moving.String(), "80"), "--count", "10", "--timeout", "500ms")
 		if err == nil && (len(got.Errors) > 0 || got.Pods[s.a.Name] != 10) {
 			err = fmt.Errorf("%+v", got)

@@ -3,8 +3,19 @@
 // imports next to nothing, because the plugin is started for every pod.
 package api
 
+import "time"
+
 // DefaultSocket is where the agent listens. Only root may connect.
 const DefaultSocket = "/run/clustermesh/agent.sock"
+
+// ServedFile, beside the socket, is written again and again while the agent can
+// wire pods. STATUS goes by it for ServedGrace: if it failed while an agent is
+// restarted, kubelet would call the node not ready, and Kubernetes take all of
+// its pods out of their Services. An ADD meanwhile is tried again.
+const (
+	ServedFile  = "served"
+	ServedGrace = time.Minute
+)
 
 // Path takes a Request as JSON by POST. The plugin attaches a file descriptor
 // of the pod's network namespace (SCM_RIGHTS) to the first byte, so that the
