@@ -106,7 +106,7 @@ func admitted(st mesh.State) metav1.Condition {
 	const kind = v1alpha1.ConditionAdmitted
 	if wider := wider(st); len(wider) > 0 {
 		return condition(kind, false, "WiderPodCIDRs", fmt.Sprintf(
-			"the peer announces pods in %s, which spec.import.podCIDRs does not allow; run `clustermesh connect --refresh` or edit the Peer to allow it",
+			"the peer announces pods in %s, which spec.import.podCIDRs does not allow; run `clustermesh connect --refresh --destination-context CONTEXT` or edit the Peer to allow it",
 			strings.Join(wider, ", ")))
 	}
 	if len(st.Refused) == 0 {

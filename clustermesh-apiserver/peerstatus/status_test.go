@@ -62,7 +62,7 @@ func TestConditions(t *testing.T) {
 		"wider ranges than allowed": {func(s *mesh.State) {
 			s.Header.PodCIDRs = append(s.Header.PodCIDRs, netip.MustParsePrefix("10.9.0.0/16"), netip.MustParsePrefix("10.2.7.0/24"))
 		}, [4]string{"Accepted", "Connected", "Synced", "!WiderPodCIDRs"},
-			"the peer announces pods in 10.9.0.0/16, which spec.import.podCIDRs does not allow; run `clustermesh connect --refresh` or edit the Peer to allow it"},
+			"the peer announces pods in 10.9.0.0/16, which spec.import.podCIDRs does not allow; run `clustermesh connect --refresh --destination-context CONTEXT` or edit the Peer to allow it"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			st := good()

@@ -148,7 +148,7 @@ func (w written) undo(ctx context.Context) error {
 	if w.link.have != nil {
 		_, err := peers.Apply(ctx, name, w.link.previous(), metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
 		if err != nil {
-			return fmt.Errorf("restore peer %s in context %s: %w; compare it with `%s`", name, w.link.context, err, "clustermesh connect --refresh")
+			return fmt.Errorf("restore peer %s in context %s: %w; compare it with `%s`", name, w.link.context, err, "clustermesh connect --refresh --destination-context CONTEXT")
 		}
 		return nil
 	}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/clustermesh/clustermesh/pkg/status"
 )
@@ -67,6 +69,9 @@ func serviceCommand(flags *kubeFlags) *cobra.Command {
 			if namespace, name, ok := strings.Cut(args[0], "/"); !ok || namespace == "" || name == "" || strings.Contains(name, "/") {
 				return fmt.Errorf("service %q: use NAMESPACE/NAME, for example default/web", args[0])
 			}
+			if err := serviceExists(cmd.Context(), *flags, args[0]); err != nil {
+				return err
+			}
 			return options.run(cmd, flags, args[0], func(nodes []nodeServices) *text { return renderExplain(nodes, args[0]) })
 		},
 	}
@@ -74,6 +79,20 @@ func serviceCommand(flags *kubeFlags) *cobra.Command {
 	cmd := &cobra.Command{Use: "service", Short: "Look at one Service", Args: cobra.NoArgs}
 	cmd.AddCommand(explain)
 	return cmd
+}
+
+// serviceExists tells a Service that is not there from one that leads nowhere.
+func serviceExists(ctx context.Context, flags kubeFlags, service string) error {
+	m, err := newMember(flags)
+	if err != nil {
+		return err
+	}
+	namespace, name, _ := strings.Cut(service, "/")
+	_, err = m.typed.CoreV1().Services(namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return fmt.Errorf("service %s: context %s has none by that name; `kubectl get services -A` lists them", service, m.context)
+	}
+	return err
 }
 
 // nodeServices is what the agent of one node said, or why it did not.
@@ -246,7 +265,7 @@ func renderExplain(nodes []nodeServices, service string) *text {
 		case first.KubeProxy:
 			t.line(plain("  Services are kube-proxy's here (services.kubeProxy is keep)."))
 		case len(first.Ports) == 0:
-			t.line(plain("  There is no Service " + service + " with an address of its own: it may be headless, of type ExternalName, or for another proxy."))
+			t.line(plain("  Service " + service + " has no address of its own here: it may be headless, of type ExternalName, or for another proxy."))
 		default:
 			for _, p := range first.Ports {
 				explainPort(t, p)

@@ -55,7 +55,7 @@ func troubleshoot(ctx context.Context, m *member, name string, out io.Writer) er
 	}
 	endpoints := candidates(*peer)
 	if len(endpoints) == 0 {
-		return fmt.Errorf("peer %s: spec.endpoints is empty and it has announced none; add HOST:PORT there, or run `clustermesh connect --refresh`", name)
+		return fmt.Errorf("peer %s: spec.endpoints is empty and it has announced none; add HOST:PORT there, or run `clustermesh connect --refresh --destination-context CONTEXT`", name)
 	}
 	probes := probe(ctx, m, probeTarget{peer.Name, peer.Spec.Trust.CABundle}, endpoints)
 	if _, err := io.WriteString(out, renderProbes(m.context, *peer, probes).render(colourful(out))); err != nil {
@@ -126,9 +126,9 @@ func advice(peer v1alpha1.Peer, step string) string {
 	case status.ProbeTLS:
 		return "something answers that is not a mesh API: check the address and what stands before it"
 	case status.ProbeCertificate:
-		return fmt.Sprintf("it is not %s, or its CA is another one now: run `clustermesh connect --refresh` between the two contexts", peer.Name)
+		return fmt.Sprintf("it is not %s, or its CA is another one now: run `clustermesh connect --refresh --destination-context CONTEXT` between the two contexts", peer.Name)
 	case status.ProbeAuthorisation:
-		return "the peer does not know us: check that it has a Peer named after this cluster with our CA, or run `clustermesh connect --refresh`"
+		return "the peer does not know us: check that it has a Peer named after this cluster with our CA, or run `clustermesh connect --refresh --destination-context CONTEXT`"
 	case status.ProbeHeartbeat:
 		return "the peer's mesh API server answers but does not write: see its logs there, and `clustermesh status`"
 	}

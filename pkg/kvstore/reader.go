@@ -128,12 +128,17 @@ func (r *Reader) round(ctx context.Context, last string) string {
 	if len(endpoints) == 0 {
 		r.down("", errors.New("no endpoint is known"))
 	}
+	var first error
+	var likely string
 	for _, ep := range order(endpoints, last) {
 		up, err := r.session(ctx, ep)
 		if ctx.Err() != nil {
 			return last
 		}
-		r.down(ep, err)
+		if first == nil || up {
+			first, likely = err, ep
+		}
+		r.down(likely, first) // what comes later is less and less likely to be the peer, and its errors mislead
 		if up {
 			return ep
 		}

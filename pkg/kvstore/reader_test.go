@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -309,6 +310,21 @@ func TestEndpointWithdrawn(t *testing.T) {
 	etcdtest.Eventually(t, "reader says why", func() bool { return r.State().Error == "no endpoint is known" })
 	if !rec.is("node/x", "x") {
 		t.Error("rows were lost")
+	}
+}
+
+// TestLikelyEndpointTold: of endpoints that all fail, the first one is told of; the
+// others are guesses.
+func TestLikelyEndpointTold(t *testing.T) {
+	a := etcdtest.New(t, "west")
+	const first, guess = "127.0.0.1:1", "127.0.0.1:2"
+	r := run(t, kvstore.NewReader(a.Dial(a.Peer("east")), func() []string { return []string{first, guess} }, newRecorder(), kvstore.ReaderOptions{Prefix: west}))
+	etcdtest.Eventually(t, "the reader says why", func() bool { return r.State().Error != "" })
+	for range 100 {
+		time.Sleep(5 * time.Millisecond) // several rounds
+		if s := r.State(); s.Endpoint != first || !strings.Contains(s.Error, first) || strings.Contains(s.Error, guess) {
+			t.Fatalf("endpoint %s: %s; want %s", s.Endpoint, s.Error, first)
+		}
 	}
 }
 

@@ -121,10 +121,10 @@ func judgeImport(own Own, r *Rules, spec v1alpha1.Import, taken []owned) (err er
 
 func judgeLink(r *Rules, spec v1alpha1.PeerSpec) (err error) {
 	if r.CA, err = pki.ParseBundle([]byte(spec.Trust.CABundle)); err != nil {
-		return fmt.Errorf("spec.trust.caBundle: %w; put the peer's CA certificates there (`clustermesh connect --refresh`)", err)
+		return fmt.Errorf("spec.trust.caBundle: %w; put the peer's CA certificates there (`clustermesh connect --refresh --destination-context CONTEXT`)", err)
 	}
 	if len(spec.Endpoints) == 0 {
-		return errors.New("spec.endpoints is empty; give host:port of the peer's mesh API (`clustermesh connect --refresh`)")
+		return errors.New("spec.endpoints is empty; give host:port of the peer's mesh API (`clustermesh connect --refresh --destination-context CONTEXT`)")
 	}
 	for i, e := range spec.Endpoints {
 		if err := config.HostPort(e); err != nil {
