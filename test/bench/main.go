@@ -64,6 +64,7 @@ type bench struct {
 	cpu    int
 	peers  int // of the mirror
 	nodes  int // of the agent's peer
+	count  int // of Services
 	keep   bool
 	bin    string // directory of the API server that the mirror is measured with
 }
@@ -78,6 +79,7 @@ func parse(args []string) (b *bench, out string, err error) {
 	f.IntVar(&b.cpu, "cpu", runtime.NumCPU()-1, "CPU that both ends of data path measurements run on")
 	f.IntVar(&b.peers, "peers", 250, "of the mirror")
 	f.IntVar(&b.nodes, "nodes", 5000, "of the agent's peer")
+	f.IntVar(&b.count, "services", 10000, "how many, with 10 endpoints each")
 	f.BoolVar(&b.keep, "keep", false, "leave the labs running, to look around")
 	f.StringVar(&b.bin, "bin", "", "`DIRECTORY` of the clustermesh-apiserver for the mirror (default bin/<arch>)")
 	if err := f.Parse(args); err != nil {

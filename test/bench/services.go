@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os/exec"
 	"strings"
 	"time"
@@ -53,7 +54,10 @@ func (b *bench) services(ctx context.Context) ([]Result, error) {
 	const name = "benchsvc"
 	progress("%s: a cluster boots, and a node outside of it", name)
 	defer b.down(ctx, name)
-	m, err := fixture.Up(ctx, fixture.Config{Config: benchLab(name)})
+	conf := benchLab(name)
+	// Room for more than 4,000.
+	conf.Clusters[0].ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.128.0.0/16"), netip.MustParsePrefix("fd00:10:128::/112")}
+	m, err := fixture.Up(ctx, fixture.Config{Config: conf})
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +69,7 @@ func (b *bench) services(ctx context.Context) ([]Result, error) {
 		return nil, err
 	}
 	defer s.stop(ctx)
-	for _, size := range []int{1, 1000, 10000} {
+	for _, size := range sizes(b.count) {
 		if err := s.size(ctx, size); err != nil {
 			return s.results, fmt.Errorf("%d services: %w", size, err)
 		}
@@ -132,7 +136,7 @@ func (s *serviceBench) size(ctx context.Context, size int) error {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 		s.judge(p, size, rounds)
-		if size < 10000 {
+		if size != s.count {
 			continue
 		}
 		if err := s.atSize(ctx, p, size); err != nil {
@@ -291,4 +295,15 @@ func (s *serviceBench) onNode(ctx context.Context, arg servicesArg) ([]Result, e
 		return nil, err
 	}
 	return measureOnNode(ctx, n, "services", arg)
+}
+
+// sizes are the numbers of Services to measure with, up to most.
+func sizes(most int) []int {
+	var out []int
+	for _, n := range []int{1, 1000} {
+		if n < most {
+			out = append(out, n)
+		}
+	}
+	return append(out, most)
 }
