@@ -53,7 +53,7 @@ func newAnnouncing(t *testing.T) *announcing {
 		return err != nil, nil, err
 	})
 	a.agent = &agent{log: slog.New(slog.DiscardHandler), board: status.NewBoard(time.Now), client: &kube.Client{Interface: k8s},
-		opt: options{node: "n1", plugin: a.path("image"), cniBin: a.path("bin"), cniConf: a.path("conf")},
+		opt: options{node: "n1", plugin: a.path("image"), cniBin: a.path("bin"), cniConf: a.path("conf"), socket: a.path("agent.sock")},
 		loops: &loops{order: []runner{
 			{first: func(context.Context) error { return nil }},
 			{first: func(context.Context) error { return a.try("program") }},
