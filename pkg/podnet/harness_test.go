@@ -104,6 +104,7 @@ type node struct {
 	mu      sync.Mutex
 	now     time.Time               // guarded by mu; zero: the real time
 	syncErr error                   // guarded by mu
+	stalled chan struct{}           // guarded by mu; sync closes it, then waits until the caller has gone
 	notOK   error                   // guarded by mu
 	seen    []Outcome               // guarded by mu
 	fail    func(step string) error // guarded by mu; may be nil
@@ -200,8 +201,13 @@ func (n *node) used() int {
 // address. It only adds; the kernel removes them with the veth.
 func (n *node) sync(ctx context.Context, _ model.Pod) error {
 	n.mu.Lock()
-	err := n.syncErr
+	err, stalled := n.syncErr, n.stalled
 	n.mu.Unlock()
+	if stalled != nil {
+		close(stalled)
+		<-ctx.Done()
+		ctx = context.WithoutCancel(ctx) // the node is programmed all the same
+	}
 	if err != nil || ctx.Err() != nil {
 		return errors.Join(err, ctx.Err())
 	}
