@@ -44,6 +44,7 @@ type serviceBench struct {
 	pods    *perfPods
 	outside *client                        // on a node that is not of west
 	running string                         // mode of kube-proxy
+	port    int                            // of the server for connections by the Service
 	at      struct{ vip, nodePort string } // where the measured Service is
 	shares  map[string]float64             // medians, by PROXY/SIZE/VERB
 	results []Result
@@ -64,7 +65,7 @@ func (b *bench) services(ctx context.Context) ([]Result, error) {
 	if err := m.InstallAll(ctx); err != nil {
 		return nil, err
 	}
-	s := &serviceBench{bench: b, mesh: m, west: m.Clusters[0], shares: map[string]float64{}}
+	s := &serviceBench{bench: b, mesh: m, west: m.Clusters[0], shares: map[string]float64{}, port: 8100}
 	if err := s.start(ctx); err != nil {
 		return nil, err
 	}
@@ -94,13 +95,6 @@ func (s *serviceBench) start(ctx context.Context) (err error) {
 kind: Service
 metadata: {name: perf}
 spec: {type: NodePort, ports: [{name: rr, port: 8083}, {name: crr, port: 8084}]}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: perf, labels: {kubernetes.io/service-name: perf}}
-addressType: IPv4
-ports: [{name: rr, port: 8083}, {name: crr, port: 8084}]
-endpoints: [{addresses: ["`+s.pods.servers[pathNodes]+`"], nodeName: `+s.west.Nodes[1].Name+`, conditions: {ready: true}}]
 `)
 	if err != nil {
 		return err
@@ -112,6 +106,20 @@ endpoints: [{addresses: ["`+s.pods.servers[pathNodes]+`"], nodeName: `+s.west.No
 	vip, port, _ := strings.Cut(where, " ")
 	s.at.vip, s.at.nodePort = vip, s.west.Nodes[1].Addrs.V4.String()+":"+port
 	return nil
+}
+
+// nextPort leads the Service to a port of the server that no other proxy has
+// used: see labtool's firstCRRPort.
+func (s *serviceBench) nextPort(ctx context.Context) error {
+	port := s.port
+	s.port++
+	return s.west.Apply(ctx, fmt.Sprintf(`apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: perf, labels: {kubernetes.io/service-name: perf}}
+addressType: IPv4
+ports: [{name: rr, port: 8083}, {name: crr, port: %d}]
+endpoints: [{addresses: ["%s"], nodeName: %s, conditions: {ready: true}}]
+`, port, s.pods.servers[pathNodes], s.west.Nodes[1].Name))
 }
 
 func (s *serviceBench) stop(ctx context.Context) {
@@ -149,6 +157,9 @@ func (s *serviceBench) size(ctx context.Context, size int) error {
 // use makes a proxy, and no other, serve.
 func (s *serviceBench) use(ctx context.Context, p proxy) error {
 	progress("services are %s's", p.name)
+	if err := s.nextPort(ctx); err != nil {
+		return err
+	}
 	if s.running != "" {
 		for _, n := range s.west.Nodes {
 			if err := n.StopKubeProxy(ctx); err != nil {

@@ -174,7 +174,11 @@ func (o *objects) change(ctx context.Context) ([]Result, error) {
 	}
 	slices := o.api.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault)
 	var took []time.Duration
-	const warm, changes = 5, 100
+	const warm = 5
+	changes := 100
+	if !strings.HasPrefix(o.Proxy, proxyOurs) {
+		changes = 20 // kube-proxy takes at least a second for each
+	}
 	for i := range warm + changes {
 		slice, err := slices.Get(ctx, canary, metav1.GetOptions{})
 		if err != nil {

@@ -34,6 +34,7 @@ type flowResult struct {
 type flows struct {
 	wait    sync.WaitGroup
 	inputs  []io.Closer
+	first   chan struct{} // one for each that has begun
 	mu      sync.Mutex
 	results map[string]flowResult // guarded by mu
 	errs    []error               // guarded by mu
@@ -41,30 +42,47 @@ type flows struct {
 
 func startFlows(t *testing.T, m *fixture.Mesh, pairs [][2]fixture.Pod) *flows {
 	t.Helper()
-	f := &flows{results: map[string]flowResult{}}
-	t.Cleanup(f.end)
-	started := make(chan struct{}, 2*len(pairs))
+	f := newFlows(t)
 	for i, p := range pairs {
 		for j, mode := range []string{"--udp=false", "--udp=true"} {
 			ips := p[1].IPs.All()
-			cmd, err := m.Stream(t.Context(), p[0], "/bin/labtool", "flow", "--to", ips[(i+j)%len(ips)].String(),
-				"--interval", "10ms", "--duration", "10m", "--stdin", mode)
-			must(t, err)
-			in, err := cmd.StdinPipe()
-			must(t, err)
-			f.inputs = append(f.inputs, in)
-			f.wait.Go(func() { f.run(cmd, fmt.Sprintf("%s to %s %s", p[0], p[1], mode), started) })
+			f.start(t, m, p[0], ips[(i+j)%len(ips)].String(), p[1].String(), mode)
 		}
 	}
-	for range 2 * len(pairs) {
+	f.started(t)
+	return f
+}
+
+// newFlows is none yet; they end with the test.
+func newFlows(t *testing.T) *flows {
+	f := &flows{results: map[string]flowResult{}, first: make(chan struct{}, 100)}
+	t.Cleanup(f.end)
+	return f
+}
+
+// start starts one more, from a pod to HOST[:PORT], which the reader knows by
+// name.
+func (f *flows) start(t *testing.T, m *fixture.Mesh, from fixture.Pod, to, name, mode string) {
+	t.Helper()
+	cmd, err := m.Stream(t.Context(), from, "/bin/labtool", "flow", "--to", to, "--interval", "10ms", "--duration", "10m", "--stdin", mode)
+	must(t, err)
+	in, err := cmd.StdinPipe()
+	must(t, err)
+	f.inputs = append(f.inputs, in)
+	f.wait.Go(func() { f.run(cmd, fmt.Sprintf("%s to %s %s", from, name, mode)) })
+}
+
+// started waits until all run.
+func (f *flows) started(t *testing.T) {
+	t.Helper()
+	for range f.inputs {
 		select {
-		case <-started:
+		case <-f.first:
 		case <-time.After(30 * time.Second):
 			f.end()
 			t.Fatalf("flows did not start: %v", f.errs)
 		}
 	}
-	return f
 }
 
 func (f *flows) end() {
@@ -74,9 +92,9 @@ func (f *flows) end() {
 	f.wait.Wait()
 }
 
-func (f *flows) run(cmd *exec.Cmd, name string, started chan<- struct{}) {
+func (f *flows) run(cmd *exec.Cmd, name string) {
 	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &firstLine{started: started}
+	cmd.Stdout, cmd.Stderr = &out, &firstLine{started: f.first}
 	err := cmd.Run()
 	var r flowResult
 	if jerr := json.Unmarshal(out.Bytes(), &r); jerr != nil && err == nil {

@@ -41,8 +41,10 @@ func TestServices(t *testing.T) {
 // everything checks all that Services can do, with socket load-balancing or not.
 func (s *serviceSuite) everything(t *testing.T, socketLB string) {
 	s.fast = socketLB != "off"
+	stays := s.watchNodes(t)
 	_, err := s.m.CLI(t.Context(), "upgrade", "--context", "west", "--set", "services.socketLB="+socketLB)
 	must(t, err)
+	stays()
 	for _, n := range s.west.Nodes {
 		if pins := sh(t, n, "ls /sys/fs/bpf"); strings.Contains(pins, "clustermesh-socketlb") != s.fast {
 			t.Errorf("%s has these pins, with services.socketLB=%s: %q", n.Name, socketLB, pins)
@@ -62,6 +64,12 @@ func (s *serviceSuite) everything(t *testing.T, socketLB string) {
 		{"agent killed under load", s.killAgent},
 		{"rules flushed", s.flush},
 		{"backend dies", s.backendDies},
+		{"backend terminates", s.terminating},
+		{"backend not ready", s.notReady},
+		{"nearby backends", s.nearby},
+		{"malformed", s.malformed},
+		{"flapping", s.flapping},
+		{"API server away", s.apiAway},
 	} {
 		t.Run(tt.name, tt.run)
 	}

@@ -8,7 +8,7 @@
 //	                             many exchanges, each on a new connection: who answered how often
 //	labtool flow --to HOST[:PORT] [--udp] [--interval 5ms] [--duration 10s]
 //	                             one long flow of numbered messages: what was lost, and the gaps
-//	labtool perfserve [--cpu N]  the other end of perf: TCP :8083, :8084, :8085
+//	labtool perfserve [--cpu N]  the other end of perf: TCP :8083 to :8085, :8100 to :8131
 //	labtool perf [--cpu N]       measures, as told on standard input: rr|crr|stream ADDRESS DURATION
 //	labtool sleep                nothing, until killed
 //

@@ -21,6 +21,11 @@ const (
 	rrPort     = 8083
 	crrPort    = 8084
 	streamPort = 8085
+	// More ports like crrPort. A path that reaches the server by translated
+	// addresses must have a port of its own: its sequence numbers and time stamps
+	// do not continue those of another path, so the server would take its SYN for a
+	// stray segment of a connection in TIME_WAIT.
+	firstCRRPort, lastCRRPort = 8100, 8131
 )
 
 // perfResult is one line of labtool perf.

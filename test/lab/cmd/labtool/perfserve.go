@@ -19,8 +19,12 @@ func perfserve(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	talks := map[int]func(fd int){rrPort: answerAll, crrPort: answerOnce, streamPort: discard}
+	for port := firstCRRPort; port <= lastCRRPort; port++ {
+		talks[port] = answerOnce
+	}
 	var g errgroup.Group
-	for port, talk := range map[int]func(fd int){rrPort: answerAll, crrPort: answerOnce, streamPort: discard} {
+	for port, talk := range talks {
 		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
 		if err != nil {
 			return err
