@@ -81,7 +81,7 @@ certificate, endpoints and pod CIDRs. Private keys never leave their cluster. Ru
   clustermesh connect --context hub --destination-context east --destination-context west
   clustermesh connect --context west --destination-context east --dry-run -o yaml > peers.yaml
   clustermesh connect --context west --destination-context east --refresh`,
-		Args: cobra.NoArgs,
+		Args: twoClusters,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := options.check(); err != nil {
 				return err

@@ -55,6 +55,8 @@ func servicesCommand(flags *kubeFlags) *cobra.Command {
 	}
 	options.register(cmd)
 	cmd.Flags().StringVar(&options.only, "only", "", "list Services of this namespace only")
+	cmd.Flags().BoolP("all-namespaces", "A", true, "list Services of all namespaces, which is the default")
+	cmd.MarkFlagsMutuallyExclusive("only", "all-namespaces")
 	return cmd
 }
 
@@ -64,7 +66,7 @@ func serviceCommand(flags *kubeFlags) *cobra.Command {
 		Use:     "explain NAMESPACE/NAME",
 		Short:   "Say where a Service leads on each node, and why each endpoint is used or is not",
 		Example: "  clustermesh service explain default/web",
-		Args:    cobra.ExactArgs(1),
+		Args:    one("service", "NAMESPACE/NAME, for example default/web"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if namespace, name, ok := strings.Cut(args[0], "/"); !ok || namespace == "" || name == "" || strings.Contains(name, "/") {
 				return fmt.Errorf("service %q: use NAMESPACE/NAME, for example default/web", args[0])

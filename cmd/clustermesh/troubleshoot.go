@@ -23,7 +23,7 @@ func troubleshootCommand(flags *kubeFlags) *cobra.Command {
 certificate, whether the peer lets us read, and whether its heartbeat beats. The first step that fails
 says where to look. The exit code is 0 if at least one endpoint passes every step.`,
 		Example: "  clustermesh troubleshoot --context west east",
-		Args:    cobra.ExactArgs(1),
+		Args:    one("peer", "the name of a connected cluster; `clustermesh peers` lists them"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if timeout <= 0 {
 				return fmt.Errorf("--timeout %s: must be more than 0, for example 1m", timeout)
