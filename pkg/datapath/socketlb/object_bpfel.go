@@ -21,11 +21,9 @@ type objectChoice struct {
 }
 
 type objectClient struct {
-	_        structs.HostLayout
-	Cookie   uint64
-	Front    objectFront
-	IsSocket uint32
-	Pad      uint32
+	_      structs.HostLayout
+	Cookie uint64
+	Front  objectFront
 }
 
 type objectEndpoint struct {
@@ -78,6 +76,7 @@ type objectTalk struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	objectMapChosen        = "chosen"
 	objectMapConnected     = "connected"
 	objectMapFronts        = "fronts"
 	objectMapKept          = "kept"
@@ -155,6 +154,7 @@ type objectProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type objectMapSpecs struct {
+	Chosen    *ebpf.MapSpec `ebpf:"chosen"`
 	Connected *ebpf.MapSpec `ebpf:"connected"`
 	Fronts    *ebpf.MapSpec `ebpf:"fronts"`
 	Kept      *ebpf.MapSpec `ebpf:"kept"`
@@ -192,6 +192,7 @@ func (o *objectObjects) Close() error {
 //
 // It can be passed to loadObjectObjects or ebpf.CollectionSpec.LoadAndAssign.
 type objectMaps struct {
+	Chosen    *ebpf.Map `ebpf:"chosen"`
 	Connected *ebpf.Map `ebpf:"connected"`
 	Fronts    *ebpf.Map `ebpf:"fronts"`
 	Kept      *ebpf.Map `ebpf:"kept"`
@@ -204,6 +205,7 @@ type objectMaps struct {
 
 func (m *objectMaps) Close() error {
 	return _ObjectClose(
+		m.Chosen,
 		m.Connected,
 		m.Fronts,
 		m.Kept,

@@ -8,7 +8,11 @@
 // A program that does not know what to do does nothing: the packets then leave
 // for the Service's address, and the nftables table clustermesh-services, which
 // holds the same and more, decides. The C side reads what the Go side writes
-// (fronts, slots, members) and writes what it alone reads (kept, sent, peers).
+// (fronts, slots, members) and writes what it alone reads (kept, chosen, sent,
+// peers).
+//
+// Maps outlive the agent that made them. One that comes to mean something else
+// gets another name, unless its sizes change with it.
 
 #include <linux/bpf.h>
 #include <bpf/bpf_endian.h>
@@ -49,13 +53,11 @@ struct member {
 	struct endpoint backend;
 };
 
-// Who stays with a backend: a network namespace, for session affinity, or a
-// socket, for datagrams.
+// Who goes to a front: a network namespace, for session affinity, or a socket,
+// for datagrams.
 struct client {
 	__u64 cookie;
 	struct front front;
-	__u32 is_socket; // cookies of namespaces and of sockets are counted apart
-	__u32 pad;
 };
 
 struct keep {
@@ -104,13 +106,23 @@ struct {
 	__type(value, __u8);
 } members SEC(".maps");
 
-// Which backend a client stays with. Writer: the programs.
+// Which backend a namespace stays with. Writer: the programs.
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1 << 15);
+	__type(key, struct client);
+	__type(value, struct keep);
+} kept SEC(".maps");
+
+// Which backend the datagrams of a socket go to that is not connected. Not in
+// kept: there is no end of such sockets, and they would push the others out.
+// Writer: the programs.
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1 << 16);
 	__type(key, struct client);
-	__type(value, struct keep);
-} kept SEC(".maps");
+	__type(value, struct endpoint);
+} chosen SEC(".maps");
 
 // Which front a socket meant when it sent to a backend without being connected
 // to it. Writer: the programs.
@@ -200,23 +212,19 @@ static __always_inline void set(struct bpf_sock_addr *ctx, int six, const struct
 	ctx->user_port = e->port;
 }
 
-// The backend that a client stays with, if it is still one.
-static __always_inline int stays(const struct client *c, const struct choice *choice, __u64 now, struct endpoint *backend)
+// Where a front leads to, as a copy. When an element is replaced, another may get
+// its memory at once (Linux 6.1, kernel/bpf/memalloc.c): what was read counts if
+// the element is still there afterwards.
+static __always_inline int leads(const struct front *f, struct choice *choice)
 {
-	struct keep *k = bpf_map_lookup_elem(&kept, c);
-	if (!k || k->until < now)
+	struct choice *c = bpf_map_lookup_elem(&fronts, f);
+	if (!c)
 		return 0;
-	struct member m = {.set = choice->set, .backend = k->backend};
-	if (!bpf_map_lookup_elem(&members, &m))
-		return 0;
-	*backend = m.backend;
-	return 1;
-}
-
-static __always_inline void stay(const struct client *c, __u64 until, const struct endpoint *backend)
-{
-	struct keep k = {.until = until, .backend = *backend};
-	bpf_map_update_elem(&kept, c, &k, BPF_ANY);
+	*choice = *c;
+	if (bpf_map_lookup_elem(&fronts, f) == c)
+		return 1;
+	count(MISSED);
+	return 0;
 }
 
 static __always_inline int pick(const struct choice *choice, struct endpoint *backend)
@@ -225,69 +233,105 @@ static __always_inline int pick(const struct choice *choice, struct endpoint *ba
 		return 0;
 	struct slot s = {.set = choice->set, .index = bpf_get_prandom_u32() % choice->slots};
 	struct endpoint *e = bpf_map_lookup_elem(&slots, &s);
-	if (!e) { // the front has just got another set
-		count(MISSED);
-		return 0;
+	if (e) {
+		*backend = *e;
+		if (bpf_map_lookup_elem(&slots, &s) == e) // see leads
+			return 1;
 	}
-	*backend = *e;
-	return 1;
+	count(MISSED); // the front has just got another set
+	return 0;
+}
+
+static __always_inline int is_backend(const struct choice *choice, const struct endpoint *e)
+{
+	struct member m = {.set = choice->set, .backend = *e};
+	return bpf_map_lookup_elem(&members, &m) != 0;
+}
+
+// The backend that a client stays with, if it is still one.
+static __always_inline int stays(const struct client *c, const struct choice *choice, __u64 now, struct endpoint *backend)
+{
+	struct keep *k = bpf_map_lookup_elem(&kept, c);
+	if (!k || k->until < now)
+		return 0;
+	*backend = k->backend;
+	return is_backend(choice, backend);
 }
 
 // The backend for a new connection to a front.
 static __always_inline int choose(struct bpf_sock_addr *ctx, const struct front *f, const struct choice *choice, struct endpoint *backend)
 {
-	if (!choice->affinity)
-		return pick(choice, backend);
 	struct client c = {.cookie = bpf_get_netns_cookie(ctx), .front = *f};
 	__u64 now = bpf_ktime_get_boot_ns();
-	if (!stays(&c, choice, now, backend) && !pick(choice, backend))
+	if (!(choice->affinity && stays(&c, choice, now, backend)) && !pick(choice, backend))
 		return 0;
-	stay(&c, now + choice->affinity * 1000000000ULL, backend);
+	// An address is translated once: a backend that is a front itself leads
+	// nowhere.
+	struct front next = {.at = *backend, .protocol = f->protocol};
+	if (bpf_map_lookup_elem(&fronts, &next))
+		return 0;
+	if (choice->affinity) {
+		struct keep k = {.until = now + choice->affinity * 1000000000ULL, .backend = *backend};
+		bpf_map_update_elem(&kept, &c, &k, BPF_ANY);
+	}
 	return 1;
 }
 
 // The backend for a datagram. All of a socket's to one front go to the same one,
-// as those of a connection do: they may be parts of one conversation.
-static __always_inline int choose_datagram(struct bpf_sock_addr *ctx, __u64 cookie, const struct front *f, const struct choice *choice,
-					   struct endpoint *backend)
+// as those of a flow in connection tracking do: they may be parts of one
+// conversation. fresh tells whether it is a new one.
+static __always_inline int choose_datagram(struct bpf_sock_addr *ctx, const struct client *c, const struct choice *choice,
+					   struct endpoint *backend, int *fresh)
 {
-	struct client c = {.cookie = cookie, .front = *f, .is_socket = 1};
-	if (stays(&c, choice, 0, backend))
-		return 1;
-	if (!choose(ctx, f, choice, backend))
-		return 0;
-	stay(&c, ~0ULL, backend);
-	return 1;
+	struct endpoint *e = bpf_map_lookup_elem(&chosen, c);
+	*fresh = 0;
+	if (e) {
+		*backend = *e;
+		if (is_backend(choice, backend))
+			return 1;
+	}
+	*fresh = 1;
+	return choose(ctx, &c->front, choice, backend);
 }
 
-// Answers from a backend shall look as if they came from the front.
-static __always_inline void remember_sent(__u64 cookie, const struct endpoint *front, const struct endpoint *backend)
+// Answers from a backend shall look as if they came from the front. Where the
+// socket has got them from it by another front, they can't be told apart.
+static __always_inline int remember_sent(__u64 cookie, const struct endpoint *front, const struct endpoint *backend)
 {
 	struct talk t = {.cookie = cookie, .backend = *backend};
 	struct endpoint *was = bpf_map_lookup_elem(&sent, &t);
-	if (!was || !same(was, front))
-		bpf_map_update_elem(&sent, &t, front, BPF_ANY);
+	if (was)
+		return same(was, front);
+	return bpf_map_update_elem(&sent, &t, front, BPF_ANY) == 0;
 }
 
 // A socket that speaks to a backend itself gets answers from the backend.
-static __always_inline void forget_sent(struct bpf_sock_addr *ctx, __u64 cookie, const struct endpoint *to)
+static __always_inline void forget_sent(__u64 cookie, const struct endpoint *to)
 {
 	struct talk t = {.cookie = cookie, .backend = *to};
 	if (bpf_map_lookup_elem(&sent, &t))
 		bpf_map_delete_elem(&sent, &t);
-	// Of an IPv6 socket that is connected to a mapped address, every datagram
-	// comes by here.
-	if (ctx->sk->state == BPF_TCP_ESTABLISHED)
-		return;
-	struct peer *p = bpf_sk_storage_get(&peers, ctx->sk, 0, 0);
-	if (p && same(&p->backend, to))
-		bpf_sk_storage_delete(&peers, ctx->sk);
 }
 
 static __always_inline void forget_connected(__u64 cookie)
 {
 	if (bpf_map_lookup_elem(&connected, &cookie))
 		bpf_map_delete_elem(&connected, &cookie);
+}
+
+// A datagram socket is connected no more, or to something else from now on: no
+// hook tells of disconnecting. What it began it goes on with.
+static __always_inline void let_go(struct bpf_sock_addr *ctx, __u64 cookie)
+{
+	struct peer *p = bpf_sk_storage_get(&peers, ctx->sk, 0, 0);
+	if (!p)
+		return;
+	struct client c = {.cookie = cookie, .front = {.at = p->front, .protocol = IPPROTO_UDP}};
+	struct endpoint backend = p->backend;
+	bpf_map_update_elem(&chosen, &c, &backend, BPF_ANY);
+	remember_sent(cookie, &c.front.at, &backend);
+	bpf_sk_storage_delete(&peers, ctx->sk);
+	forget_connected(cookie);
 }
 
 static __always_inline int looked_at(struct bpf_sock_addr *ctx)
@@ -300,26 +344,36 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, int six)
 	__u32 protocol = ctx->protocol;
 	if ((protocol != IPPROTO_TCP && protocol != IPPROTO_UDP) || !looked_at(ctx))
 		return ALLOW;
-	struct front f = {.at = get(ctx, six), .protocol = protocol};
-	struct choice *choice = bpf_map_lookup_elem(&fronts, &f);
-	struct endpoint backend;
-	if (!choice || !choose(ctx, &f, choice, &backend)) {
-		bpf_sk_storage_delete(&peers, ctx->sk); // of an earlier connection of this socket
-		if (protocol == IPPROTO_UDP)
-			forget_connected(bpf_get_socket_cookie(ctx));
+	struct client c = {.cookie = bpf_get_socket_cookie(ctx), .front = {.at = get(ctx, six), .protocol = protocol}};
+	if (protocol == IPPROTO_UDP)
+		let_go(ctx, c.cookie);
+	else
+		bpf_sk_storage_delete(&peers, ctx->sk); // of an attempt before
+	struct choice choice;
+	struct peer p = {.front = c.front.at};
+	int fresh;
+	if (!leads(&c.front, &choice))
 		return ALLOW;
-	}
-	struct peer p = {.front = f.at, .backend = backend};
-	struct peer *of = bpf_sk_storage_get(&peers, ctx->sk, &p, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!of) // no memory: better translated than nameless
+	if (!(protocol == IPPROTO_UDP ? choose_datagram(ctx, &c, &choice, &p.backend, &fresh) : choose(ctx, &c.front, &choice, &p.backend)))
 		return ALLOW;
-	*of = p;
-	if (protocol == IPPROTO_UDP) {
-		__u64 cookie = bpf_get_socket_cookie(ctx);
-		bpf_map_update_elem(&connected, &cookie, &p, BPF_ANY);
-	}
-	set(ctx, six, &backend);
+	if (!bpf_sk_storage_get(&peers, ctx->sk, &p, BPF_SK_STORAGE_GET_F_CREATE)) // no memory: better translated than nameless
+		return ALLOW;
+	if (protocol == IPPROTO_UDP)
+		bpf_map_update_elem(&connected, &c.cookie, &p, BPF_ANY);
+	set(ctx, six, &p.backend);
 	count(FORWARDED);
+	return ALLOW;
+}
+
+// A connected socket takes answers from its peer alone, also if it is given an
+// address with a datagram: it is as connected as nftables has it, or as we do.
+// With IPv6, those to mapped addresses all come by here.
+static __always_inline int on_sendmsg_connected(struct bpf_sock_addr *ctx, int six)
+{
+	struct peer *p = bpf_sk_storage_get(&peers, ctx->sk, 0, 0);
+	struct endpoint to = get(ctx, six);
+	if (p && same(&p->front, &to))
+		set(ctx, six, &p->backend);
 	return ALLOW;
 }
 
@@ -327,15 +381,21 @@ static __always_inline int on_sendmsg(struct bpf_sock_addr *ctx, int six)
 {
 	if (ctx->protocol != IPPROTO_UDP || !looked_at(ctx))
 		return ALLOW;
-	__u64 cookie = bpf_get_socket_cookie(ctx);
-	struct front f = {.at = get(ctx, six), .protocol = IPPROTO_UDP};
-	struct choice *choice = bpf_map_lookup_elem(&fronts, &f);
+	if (ctx->sk->state == BPF_TCP_ESTABLISHED)
+		return on_sendmsg_connected(ctx, six);
+	struct client c = {.cookie = bpf_get_socket_cookie(ctx), .front = {.at = get(ctx, six), .protocol = IPPROTO_UDP}};
+	let_go(ctx, c.cookie);
+	struct choice choice;
 	struct endpoint backend;
-	if (!choice || !choose_datagram(ctx, cookie, &f, choice, &backend)) {
-		forget_sent(ctx, cookie, &f.at);
+	int fresh;
+	if (!leads(&c.front, &choice) || !choose_datagram(ctx, &c, &choice, &backend, &fresh)) {
+		forget_sent(c.cookie, &c.front.at);
 		return ALLOW;
 	}
-	remember_sent(cookie, &f.at, &backend);
+	if (fresh)
+		bpf_map_update_elem(&chosen, &c, &backend, BPF_ANY);
+	if (!remember_sent(c.cookie, &c.front.at, &backend))
+		return ALLOW;
 	set(ctx, six, &backend);
 	count(FORWARDED);
 	return ALLOW;

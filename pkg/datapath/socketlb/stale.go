@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
@@ -18,8 +19,13 @@ const (
 	sockDestroy = 21 // SOCK_DESTROY, with CONFIG_INET_DIAG_DESTROY
 	socketID    = 48 // bytes; behind 8 bytes of a request, and 4 of an answer
 	answerHead  = 4
+	portAt      = answerHead + 2 // of the other end
+	addrAt      = answerHead + 4 + 16
 	cookieAt    = answerHead + socketID - 8
 )
+
+// ErrCantEnd: the kernel has no way to end a socket.
+var ErrCantEnd = errors.New("the kernel can't end sockets (CONFIG_INET_DIAG_DESTROY, CONFIG_INET_UDP_DIAG)")
 
 // CutStale ends the connected UDP sockets that were sent to a backend which
 // their front does not lead to any more: they would go on sending there for
@@ -35,36 +41,32 @@ func CutStale(pins string, fronts map[service.FrontKey]service.Front, spaces fun
 		return 0, fmt.Errorf("open map connected: %w", err)
 	}
 	defer connected.Close()
-	stale := map[uint64]bool{} // by cookie
+	stale := map[uint64]objectPeer{} // by cookie
 	if err := each(connected, func(cookie uint64, p objectPeer) {
 		if !leads(p, fronts) {
-			stale[cookie] = true
+			stale[cookie] = p
 		}
-	}); err != nil {
+	}); err != nil || len(stale) == 0 {
 		return 0, err
 	}
 	n := 0
 	for space := range spaces {
-		if len(stale) == 0 {
-			break
-		}
 		ended, err := cutIn(space, stale)
+		n += ended
 		if err != nil {
 			return n, err
 		}
-		for _, cookie := range ended {
-			delete(stale, cookie)
-			if err := remove(connected, []uint64{cookie}); err != nil {
-				return n, err
-			}
-			n++
+	}
+	for cookie, p := range stale { // gone, or connected to something else
+		var now objectPeer
+		if err := connected.Lookup(cookie, &now); err != nil || now != p {
+			continue
+		}
+		if err := remove(connected, []uint64{cookie}); err != nil {
+			return n, err
 		}
 	}
-	var gone []uint64 // closed while their release was not looked at
-	for cookie := range stale {
-		gone = append(gone, cookie)
-	}
-	return n, remove(connected, gone)
+	return n, nil
 }
 
 // leads tells whether the front that a socket means still leads to its backend.
@@ -79,38 +81,55 @@ func leads(p objectPeer, fronts map[service.FrontKey]service.Front) bool {
 	return false
 }
 
-// cutIn ends those of a namespace and returns which there were.
-func cutIn(space nl.Space, stale map[uint64]bool) (ended []uint64, err error) {
+// cutIn ends those of a namespace that are still connected to the backend.
+func cutIn(space nl.Space, stale map[uint64]objectPeer) (ended int, err error) {
 	c, err := space.Dial(unix.NETLINK_SOCK_DIAG)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	defer c.Close()
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		var found []uint64
 		var requests []nl.Request
-		begin := func() { found, requests = nil, nil }
+		begin := func() { requests = nil }
 		err := c.Dump(nl.Request{Type: unix.SOCK_DIAG_BY_FAMILY, Body: aboutUDP(family, make([]byte, socketID))}, begin, func(_ uint16, answer []byte) error {
 			if len(answer) < answerHead+socketID {
 				return nil
 			}
-			if cookie := binary.NativeEndian.Uint64(answer[cookieAt:]); stale[cookie] {
-				found = append(found, cookie)
+			p, known := stale[binary.NativeEndian.Uint64(answer[cookieAt:])]
+			if known && otherEnd(answer, family) == p.Backend.addrPort() {
 				requests = append(requests, nl.Request{Type: sockDestroy, Body: aboutUDP(family, answer[answerHead:answerHead+socketID])})
 			}
 			return nil
 		})
 		if err != nil {
-			return ended, fmt.Errorf("list sockets: %w", err)
+			return ended, fmt.Errorf("list sockets: %w", cantEnd(err))
 		}
-		for i, err := range c.Batch(requests) {
+		for _, err := range c.Batch(requests) {
 			if err != nil && !errors.Is(err, unix.ENOENT) { // its owner was quicker
-				return ended, fmt.Errorf("end socket: %w", err)
+				return ended, fmt.Errorf("end socket: %w", cantEnd(err))
 			}
-			ended = append(ended, found[i])
+			ended++
 		}
 	}
 	return ended, nil
+}
+
+// cantEnd tells what a kernel says that lacks it (sock_diag_rcv_msg and
+// inet_diag_cmd_exact in Linux).
+func cantEnd(err error) error {
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) {
+		return ErrCantEnd
+	}
+	return err
+}
+
+// otherEnd is what a socket is connected to.
+func otherEnd(answer []byte, family uint8) netip.AddrPort {
+	addr := netip.AddrFrom16([16]byte(answer[addrAt:])).Unmap()
+	if family == unix.AF_INET {
+		addr = netip.AddrFrom4([4]byte(answer[addrAt:]))
+	}
+	return netip.AddrPortFrom(addr, binary.BigEndian.Uint16(answer[portAt:]))
 }
 
 // aboutUDP asks something about UDP sockets in all states: those that fit an id.
