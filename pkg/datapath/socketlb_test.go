@@ -2,7 +2,6 @@ package datapath_test
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"net"
 	"net/netip"
@@ -492,70 +491,6 @@ func TestSocketLBOnly(t *testing.T) {
 	s.restart()
 	put(t, s.target, rows, nil)
 	s.connect(unix.AF_INET, "10.96.0.1:80")
-}
-
-// TestSocketLBFull: what has no room is reported, by name, and the rest works.
-func TestSocketLBFull(t *testing.T) {
-	s := newSockets(t)
-	s.serve("10.1.0.1:80")
-	rows := together(programs)
-	var many []string
-	for i := range 5000 {
-		many = append(many, fmt.Sprintf("10.9.%d.%d:80", i/250, i%250+1))
-	}
-	for i := range 6 { // 131,072 slots each, and there is room for 524,288
-		rows[frontAt(fmt.Sprintf("10.96.1.%d:80", i+1), unix.IPPROTO_TCP)] = frontTo(many[i:]...)
-	}
-	failed := s.target.Apply(t.Context(), rows, nil)
-	if len(failed) != 2 {
-		t.Fatalf("%d of 6 failed: %v", len(failed), failed)
-	}
-	for k, err := range failed {
-		if !strings.Contains(err.Error(), "full") {
-			t.Errorf("%v: %v", k, err)
-		}
-	}
-	got, err := s.target.List(t.Context())
-	must(t, err)
-	for k := range failed {
-		delete(rows, k)
-	}
-	if !maps.Equal(got, rows) {
-		t.Errorf("%d rows are held, want %d", len(got), len(rows))
-	}
-	// Smaller ones find room again once it is there.
-	small := frontAt("10.96.0.1:80", unix.IPPROTO_TCP)
-	put(t, s.target, nil, []service.FrontKey{frontAt("10.96.1.1:80", unix.IPPROTO_TCP), frontAt("10.96.1.2:80", unix.IPPROTO_TCP), frontAt("10.96.1.3:80", unix.IPPROTO_TCP), frontAt("10.96.1.4:80", unix.IPPROTO_TCP)})
-	put(t, s.target, map[service.FrontKey]service.Front{small: frontTo("10.1.0.1:80")}, nil)
-	s.connect(unix.AF_INET, "10.96.0.1:80")
-}
-
-// TestSocketLBScale loads 10,000 Services with 10 backends each.
-func TestSocketLBScale(t *testing.T) {
-	s := newSockets(t)
-	rows := together(programs)
-	for i := range 10000 {
-		var backends []string
-		for b := range 10 {
-			backends = append(backends, fmt.Sprintf("10.%d.%d.%d:8080", 100+b, i/250, i%250+1))
-		}
-		rows[frontAt(fmt.Sprintf("10.96.%d.%d:80", i/250, i%250+1), unix.IPPROTO_TCP)] = frontTo(backends...)
-	}
-	began := time.Now()
-	put(t, s.target, rows, nil)
-	loaded := time.Since(began)
-	began = time.Now()
-	shows(t, s.target, rows)
-	listed := time.Since(began)
-	var took []time.Duration
-	for i := range 100 {
-		k := frontAt(fmt.Sprintf("10.96.%d.1:80", i%40), unix.IPPROTO_TCP)
-		began := time.Now()
-		put(t, s.target, map[service.FrontKey]service.Front{k: frontTo(fmt.Sprintf("10.200.0.%d:80", i+1))}, nil)
-		took = append(took, time.Since(began))
-	}
-	slices.Sort(took)
-	t.Logf("100,000 slots loaded in %v, listed in %v; one change p50 %v", loaded, listed, took[50])
 }
 
 // TestSocketLBStale (invariant V5): connected UDP sockets whose backend is gone

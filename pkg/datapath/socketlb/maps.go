@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // batch is how many elements go into one system call.
@@ -109,33 +110,41 @@ func (e *elements[K, V]) add(k K, v V) {
 }
 
 // put returns how many elements are in, from the first on.
-func (e *elements[K, V]) put(m *ebpf.Map) (int, error) {
+func (e *elements[K, V]) put(maps map[string]*ebpf.Map, name string) (int, error) {
+	m := maps[name]
 	done := 0
 	for done < len(e.keys) {
 		to := min(done+batch, len(e.keys))
 		n, err := m.BatchUpdate(e.keys[done:to], e.values[done:to], nil)
+		if err != nil && n == to-done {
+			n = 0 // it did not come so far as to count
+		}
 		done += n
 		if err != nil {
-			return done, full(m, err)
+			return done, full(m, name, err)
 		}
 	}
 	return done, nil
 }
 
 // full explains the error of a map that has no room left.
-func full(m *ebpf.Map, err error) error {
-	if errors.Is(err, errTooBig) {
-		return fmt.Errorf("the map is full with %d elements; what is not in there goes through nftables", m.MaxEntries())
+func full(m *ebpf.Map, name string, err error) error {
+	if errors.Is(err, unix.E2BIG) {
+		return fmt.Errorf("%w: %s holds %d elements", errFull, name, m.MaxEntries())
 	}
-	return err
+	return fmt.Errorf("put into map %s: %w", name, err)
 }
 
 // remove takes keys out; those that are not there don't matter.
 func remove[K any](m *ebpf.Map, keys []K) error {
-	for _, k := range keys {
-		if err := m.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return err
+	for len(keys) > 0 {
+		n, err := m.BatchDelete(keys[:min(batch, len(keys))], nil)
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			n++ // the one that is not there
+		} else if err != nil {
+			return fmt.Errorf("delete from map: %w", err)
 		}
+		keys = keys[n:]
 	}
 	return nil
 }

@@ -115,6 +115,8 @@ type strays struct {
 	members []objectMember
 }
 
+func (s *strays) none() bool { return len(s.fronts)+len(s.slots)+len(s.members) == 0 }
+
 func (s *strays) remove(from map[string]*ebpf.Map) error {
 	if err := remove(from["fronts"], s.fronts); err != nil { // first: a front must not lead to nothing
 		return err

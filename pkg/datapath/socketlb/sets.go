@@ -30,14 +30,15 @@ type set struct {
 
 // sets are those that the kernel holds.
 type sets struct {
-	slots, members *ebpf.Map
-	byContent      map[content]*set
-	last           uint32 // the number given out last
-	used           map[uint32]bool
+	maps      map[string]*ebpf.Map
+	byContent map[content]*set
+	last      uint32 // the number given out last
+	used      map[uint32]bool
+	idle      []*set // that no front led to when they were put here
 }
 
 func newSets(maps map[string]*ebpf.Map) *sets {
-	return &sets{slots: maps["slots"], members: maps["members"], byContent: map[content]*set{}, used: map[uint32]bool{}}
+	return &sets{maps: maps, byContent: map[content]*set{}, used: map[uint32]bool{}}
 }
 
 // found takes a set into account that is there already.
@@ -60,14 +61,22 @@ func (s *sets) make(c content) (*set, error) {
 		slots.add(objectSlot{Set: of.id, Index: uint32(i)}, e)
 		members.add(objectMember{Set: of.id, Backend: e}, 1)
 	}
-	_, err := slots.put(s.slots)
+	_, err := slots.put(s.maps, "slots")
 	if err == nil && c.stays {
-		_, err = members.put(s.members)
+		_, err = members.put(s.maps, "members")
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.drop(of))
 	}
+	s.idle = append(s.idle, of)
 	return of, nil
+}
+
+// release takes one front from a set.
+func (s *sets) release(of *set) {
+	if of.fronts--; of.fronts == 0 {
+		s.idle = append(s.idle, of)
+	}
 }
 
 // free is a number that no set has.
@@ -92,20 +101,21 @@ func (s *sets) drop(of *set) error {
 		slots = append(slots, objectSlot{Set: of.id, Index: uint32(i)})
 		members = append(members, objectMember{Set: of.id, Backend: e})
 	}
-	err := remove(s.slots, slots)
+	err := remove(s.maps["slots"], slots)
 	if of.content.stays {
-		err = errors.Join(err, remove(s.members, members))
+		err = errors.Join(err, remove(s.maps["members"], members))
 	}
 	return err
 }
 
-// sweep drops all sets that no front leads to.
-func (s *sets) sweep() error {
+// sweep drops all sets that no front leads to, and tells whether there were any.
+func (s *sets) sweep() (any bool, err error) {
 	var errs []error
-	for _, of := range s.byContent {
-		if of.fronts == 0 {
-			errs = append(errs, s.drop(of))
+	for _, of := range s.idle {
+		if of.fronts == 0 && s.byContent[of.content] == of { // else it is in use again, or has gone
+			errs, any = append(errs, s.drop(of)), true
 		}
 	}
-	return errors.Join(errs...)
+	s.idle = nil
+	return any, errors.Join(errs...)
 }

@@ -26,7 +26,7 @@ const (
 	udp = unix.IPPROTO_UDP
 )
 
-var errTooBig = unix.E2BIG
+var errFull = errors.New("a map is full")
 
 // Options say where the programs go.
 type Options struct {
@@ -35,10 +35,15 @@ type Options struct {
 	// OnlyNetns is the cookie of the one network namespace whose sockets are
 	// served (SO_NETNS_COOKIE, socket(7)); 0: all.
 	OnlyNetns uint64
+	// Left is told when the number of fronts has changed that have no room in a
+	// map, with the reason of one of them. It may be nil.
+	Left func(fronts int, why error)
 }
 
 // Target implements reconcile.Target for the fronts that sockets can be sent to.
-// The zero key stands for the programs. It is not safe for concurrent use.
+// The zero key stands for the programs, and for all being in order beside. What
+// has no room in the maps is no failure: it is left to nftables, and tried again
+// after the next List. It is not safe for concurrent use.
 type Target struct {
 	opt  Options
 	spec *ebpf.CollectionSpec
@@ -48,6 +53,8 @@ type Target struct {
 	held   map[service.FrontKey]held
 	strays *strays
 	loaded loaded
+	left   map[service.FrontKey]error // that have no room
+	told   int                        // how many of them Left knows of
 }
 
 // New returns the target. It touches nothing.
@@ -93,7 +100,7 @@ func (t *Target) List(context.Context) (map[service.FrontKey]service.Front, erro
 	for k, h := range t.held {
 		out[k] = h.front
 	}
-	if t.attached() {
+	if t.attached() && t.strays.none() && t.told == 0 {
 		out[service.FrontKey{}] = service.Front{}
 	}
 	return out, nil
@@ -102,13 +109,14 @@ func (t *Target) List(context.Context) (map[service.FrontKey]service.Front, erro
 // close forgets what List has found.
 func (t *Target) close() {
 	closeMaps(t.maps)
-	t.maps, t.sets, t.held, t.strays = nil, nil, nil, nil
+	t.maps, t.sets, t.held, t.strays, t.left = nil, nil, nil, nil, map[service.FrontKey]error{}
 }
 
 // Apply implements reconcile.Target. A front leads to its new set before the old
 // one goes; the programs come last, so that with them the maps are full.
 func (t *Target) Apply(_ context.Context, set map[service.FrontKey]service.Front, del []service.FrontKey) map[service.FrontKey]error {
 	failed := map[service.FrontKey]error{}
+	defer t.tell()
 	if slices.Contains(del, service.FrontKey{}) {
 		if err := t.removeAll(); err != nil {
 			failed[service.FrontKey{}] = err
@@ -124,7 +132,7 @@ func (t *Target) Apply(_ context.Context, set map[service.FrontKey]service.Front
 		}
 		return failed
 	}
-	if _, programs := set[service.FrontKey{}]; programs {
+	if _, programs := set[service.FrontKey{}]; programs && !t.attached() {
 		if err := t.attach(); err != nil {
 			failed[service.FrontKey{}] = err
 		}
@@ -146,47 +154,113 @@ func (t *Target) fronts(set map[service.FrontKey]service.Front, del []service.Fr
 	t.strays = &strays{}
 	t.setFronts(set, failed)
 	for _, k := range del {
-		if err := remove(t.maps["fronts"], []objectFront{frontOf(k)}); err != nil {
+		if err := t.drop(k); err != nil {
 			return err
 		}
-		t.hold(k, held{})
 	}
-	return t.sets.sweep()
+	swept, err := t.sets.sweep()
+	if err != nil || len(t.left) == 0 || !swept && len(del) == 0 {
+		return err
+	}
+	again := map[service.FrontKey]service.Front{}
+	for k := range t.left {
+		if f, is := set[k]; is {
+			again[k] = f
+		}
+	}
+	t.setFronts(again, failed) // there is room now
+	_, err = t.sets.sweep()
+	return err
 }
 
-// setFronts makes the sets that fronts need, then has them lead there.
+// setFronts makes the sets that fronts need, then has them lead there. Those that
+// are held come first: they need no more room.
 func (t *Target) setFronts(set map[service.FrontKey]service.Front, failed map[service.FrontKey]error) {
 	var keys []service.FrontKey
 	var to []held
 	var choices elements[objectFront, objectChoice]
-	for k, f := range set {
-		if k == (service.FrontKey{}) {
-			continue
-		}
+	for _, k := range t.heldFirst(set) {
+		f := set[k]
 		of, err := t.sets.make(contentOf(k, f))
 		if err != nil {
-			failed[k] = err
+			t.leave(k, err, failed)
 			continue
 		}
 		of.fronts++ // so that it stays, whatever becomes of this front
 		keys, to = append(keys, k), append(to, held{f, of})
 		choices.add(frontOf(k), objectChoice{Set: of.id, Slots: uint32(f.Slots.Len(k.Addr.Is6())), Affinity: f.AffinitySeconds})
 	}
-	n, err := choices.put(t.maps["fronts"])
+	n, err := choices.put(t.maps, "fronts")
 	for i, k := range keys {
-		to[i].set.fronts--
 		if i < n {
 			t.hold(k, to[i])
+			delete(t.left, k)
 		} else {
-			failed[k] = err
+			t.leave(k, err, failed)
+		}
+		t.sets.release(to[i].set)
+	}
+}
+
+func (t *Target) heldFirst(set map[service.FrontKey]service.Front) []service.FrontKey {
+	var first, then []service.FrontKey
+	for k := range set {
+		if _, is := t.held[k]; is {
+			first = append(first, k)
+		} else if k != (service.FrontKey{}) {
+			then = append(then, k)
 		}
 	}
+	return append(first, then...)
+}
+
+// leave leaves a front to nftables, since it can't lead where it shall. Where it
+// has led so far it must not lead either.
+func (t *Target) leave(k service.FrontKey, why error, failed map[service.FrontKey]error) {
+	if err := t.drop(k); err != nil {
+		failed[k] = errors.Join(why, err)
+		return
+	}
+	if !errors.Is(why, errFull) {
+		failed[k] = why
+		return
+	}
+	t.left[k] = why
+}
+
+// drop takes a front out.
+func (t *Target) drop(k service.FrontKey) error {
+	delete(t.left, k)
+	if _, is := t.held[k]; !is {
+		return nil
+	}
+	if err := remove(t.maps["fronts"], []objectFront{frontOf(k)}); err != nil {
+		return fmt.Errorf("take front %v out: %w", k, err)
+	}
+	t.hold(k, held{})
+	return nil
+}
+
+// tell says how many fronts have no room, if that is news.
+func (t *Target) tell() {
+	if len(t.left) == t.told {
+		return
+	}
+	t.told = len(t.left)
+	if t.opt.Left == nil {
+		return
+	}
+	var why error
+	for _, why = range t.left {
+		break
+	}
+	t.opt.Left(t.told, why)
 }
 
 // hold notes where a front leads now; the zero value: nowhere.
 func (t *Target) hold(k service.FrontKey, h held) {
 	if was, had := t.held[k]; had {
-		was.set.fronts--
+		t.sets.release(was.set)
 	}
 	if h.set == nil {
 		delete(t.held, k)
