@@ -15,6 +15,7 @@ import (
 var (
 	descDrops = prometheus.NewDesc("clustermesh_drops_total", "Packets that the node's filters dropped, by reason.", []string{"reason"}, nil)
 	descSocks = prometheus.NewDesc("clustermesh_socketlb_sockets_total", "Sockets and datagrams to Services, by outcome: forwarded to a backend, or missed and left to nftables.", []string{"outcome"}, nil)
+	descLeft  = prometheus.NewDesc("clustermesh_socketlb_left_fronts", "Addresses of Services that have no room in the maps of socket load-balancing and are left to nftables.", nil, nil)
 	descLines = prometheus.NewDesc("clustermesh_status_lines", "Lines of the agent's status, by level.", []string{"level"}, nil)
 	descReady = prometheus.NewDesc("clustermesh_agent_ready", "1 while pods can be wired.", nil, nil)
 )
@@ -24,7 +25,7 @@ type collector struct{ *agent }
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descDrops, descSocks, descLines, descReady} {
+	for _, d := range []*prometheus.Desc{descDrops, descSocks, descLeft, descLines, descReady} {
 		ch <- d
 	}
 }
@@ -49,6 +50,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for outcome, n := range sockets {
 		ch <- prometheus.MustNewConstMetric(descSocks, prometheus.CounterValue, float64(n), outcome)
 	}
+	ch <- prometheus.MustNewConstMetric(descLeft, prometheus.GaugeValue, float64(c.services.fast.left.Load()))
 	levels := map[status.Level]int{status.OK: 0, status.Info: 0, status.Degraded: 0, status.Down: 0}
 	for _, l := range c.board.Lines() {
 		levels[l.Level]++

@@ -43,6 +43,7 @@ type services struct {
 	target *nft.Services
 	loop   *reconcile.Loop[service.FrontKey, service.Front]
 	fast   *sockets
+	event  func(reason, message string) // a warning, about this node
 	health *healthServers
 	change *fanout // wakes the loops
 
@@ -58,7 +59,8 @@ func newServices(a *agent, opt reconcile.Options) (*services, error) {
 	}
 	s := &services{log: a.log, board: a.board, client: a.client, cfg: a.cfg, world: a.world,
 		ports: state.New[model.ServicePortKey, model.ServicePort](), slices: state.New[model.SliceKey, string](), balanced: a.balance.services,
-		vips: vips, target: nft.NewServices(nl.Space{}, vips), health: newHealthServers(a.board), change: &fanout{}}
+		vips: vips, target: nft.NewServices(nl.Space{}, vips), health: newHealthServers(a.board), change: &fanout{},
+		event: func(reason, message string) { a.events.OnNode(a.opt.node, true, reason, message) }}
 	if s.ours() {
 		s.ports.Expect(kube.Source)
 		s.slices.Expect(kube.Source)

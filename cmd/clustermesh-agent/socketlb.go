@@ -3,8 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -19,23 +23,29 @@ import (
 // sockets is the fast layer of the node's Services. Where it is switched off, or
 // the node can't have it, all goes through nftables.
 type sockets struct {
-	pins string
-	loop *reconcile.Loop[service.FrontKey, service.Front] // nil: off
+	log   *slog.Logger
+	board *status.Board
+	event func(reason, message string) // a warning, about this node
+	pins  string
+	loop  *reconcile.Loop[service.FrontKey, service.Front] // nil: off
+	off   *socketlb.Unsupported                            // why
+	left  atomic.Int64                                     // fronts that have no room
 }
 
-var socketsKey = status.Key{Component: "socketlb"}
+var (
+	socketsKey = status.Key{Component: "socketlb"}
+	roomKey    = status.Key{Component: "socketlb", Object: "maps"}
+	endKey     = status.Key{Component: "socketlb", Object: "stale UDP sockets"}
+)
 
 func (s *services) newSockets(opt options, loopOpt reconcile.Options) (*sockets, error) {
-	out := &sockets{pins: opt.pins}
-	target, err := s.socketTarget(opt)
+	out := &sockets{log: s.log, board: s.board, event: s.event, pins: opt.pins}
+	target, err := s.socketTarget(opt, out.room)
+	if errors.As(err, &out.off) {
+		return out, nil
+	}
 	if err != nil {
-		var not *socketlb.Unsupported
-		if !errors.As(err, &not) {
-			return nil, err
-		}
-		s.board.Set(socketsKey, status.Info, "off: "+not.Reason+"; Services go through nftables alone", not.Remedy)
-		s.log.Info("no socket load-balancing", "reason", not.Reason, "remedy", not.Remedy)
-		return out, socketlb.Remove(opt.pins) // an agent before us may have had it
+		return nil, err
 	}
 	wanted := func() (map[service.FrontKey]service.Front, bool) {
 		p := s.current()
@@ -49,12 +59,12 @@ func (s *services) newSockets(opt options, loopOpt reconcile.Options) (*sockets,
 }
 
 // socketTarget returns an *socketlb.Unsupported if there shall or can be none.
-func (s *services) socketTarget(opt options) (*socketlb.Target, error) {
+func (s *services) socketTarget(opt options, left func(int, error)) (*socketlb.Target, error) {
 	mode := s.cfg.Services.SocketLB
 	if !s.ours() || mode == config.SocketLBOff {
 		return nil, &socketlb.Unsupported{Reason: "the configuration says so"}
 	}
-	o := socketlb.Options{Cgroup: unified(opt.cgroup), Pins: opt.pins}
+	o := socketlb.Options{Cgroup: unified(opt.cgroup), Pins: opt.pins, Left: left}
 	if mode == config.SocketLBHost {
 		cookie, err := nl.NetnsCookie()
 		if err != nil {
@@ -77,10 +87,44 @@ func unified(root string) string {
 }
 
 func (x *sockets) run(ctx context.Context) error {
-	if x.loop == nil {
-		return nil
+	if x.loop != nil {
+		return x.loop.Run(ctx)
 	}
-	return x.loop.Run(ctx)
+	x.clear(ctx)
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// clear takes out what an agent before us may have put in: nobody keeps it right.
+func (x *sockets) clear(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := socketlb.Remove(x.pins)
+		if err == nil {
+			x.board.Set(socketsKey, status.Info, "off: "+x.off.Reason+"; Services go through nftables alone", x.off.Remedy)
+			x.log.Info("no socket load-balancing", "reason", x.off.Reason, "remedy", x.off.Remedy)
+			return
+		}
+		if x.board.Set(socketsKey, status.Degraded, "off: "+x.off.Reason+"; but programs of before may send sockets to backends that are gone: "+err.Error(),
+			"remove "+x.pins+" on the node") {
+			x.log.Error("can't remove programs, retrying", "pins", x.pins, "error", err)
+		}
+		pause(ctx, 10*time.Second)
+	}
+}
+
+// room says where people look that fronts have no room in the maps.
+func (x *sockets) room(fronts int, why error) {
+	x.left.Store(int64(fronts))
+	if fronts == 0 {
+		x.board.Clear(roomKey)
+		x.log.Info("the maps of socket load-balancing have room again")
+		return
+	}
+	message := fmt.Sprintf("%d addresses of Services are left to nftables: %v", fronts, why)
+	if x.board.Set(roomKey, status.Degraded, message, "they work, only slower; fewer Services or backends make room") {
+		x.log.Warn("maps of socket load-balancing are full", "left", fronts, "error", why)
+		x.event("SocketLBFull", message)
+	}
 }
 
 // sync waits until sockets are sent where the newest plan says.
@@ -96,7 +140,20 @@ func (x *sockets) cut(p *service.Plan) (int, error) {
 	if x.loop == nil {
 		return 0, nil
 	}
-	return socketlb.CutStale(x.pins, p.Fronts, everySpace)
+	n, err := socketlb.CutStale(x.pins, p.Fronts, everySpace)
+	return n, x.ended(err)
+}
+
+// ended says that sockets can't be ended. Trying again would not help.
+func (x *sockets) ended(err error) error {
+	if errors.Is(err, socketlb.ErrCantEnd) {
+		x.board.Set(endKey, status.Degraded, err.Error(), "restart UDP clients that stay connected to a backend that is gone, or set services.socketLB=off")
+		return nil
+	}
+	if err == nil {
+		x.board.Clear(endKey)
+	}
+	return err
 }
 
 // everySpace yields the network namespaces of the node and of its pods.

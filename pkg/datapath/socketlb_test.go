@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,52 +18,8 @@ import (
 	"github.com/clustermesh/clustermesh/pkg/datapath/socketlb"
 	"github.com/clustermesh/clustermesh/pkg/reconcile"
 	"github.com/clustermesh/clustermesh/pkg/service"
+	"github.com/clustermesh/clustermesh/pkg/testutil"
 )
-
-// inCgroup puts this process into a cgroup of its own until the end of the test
-// and returns its directory.
-func inCgroup(t testing.TB) string {
-	t.Helper()
-	root := "/sys/fs/cgroup"
-	if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err != nil {
-		root = "/sys/fs/cgroup/unified"
-	}
-	own, err := os.ReadFile("/proc/self/cgroup")
-	must(t, err)
-	home := root
-	for line := range strings.Lines(string(own)) {
-		if path, ok := strings.CutPrefix(line, "0::"); ok {
-			home = filepath.Join(root, strings.TrimSpace(path))
-		}
-	}
-	dir, err := os.MkdirTemp(root, "clustermesh-test-")
-	must(t, err)
-	move := func(to string) error {
-		return os.WriteFile(filepath.Join(to, "cgroup.procs"), []byte("0"), 0)
-	}
-	must(t, move(dir))
-	t.Cleanup(func() {
-		must(t, move(home))
-		var err error
-		for range 50 { // busy for a moment
-			if err = os.Remove(dir); err == nil {
-				return
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
-		t.Error(err)
-	})
-	return dir
-}
-
-// bpffs mounts a BPF file system for the test.
-func bpffs(t testing.TB) string {
-	t.Helper()
-	dir := t.TempDir()
-	must(t, unix.Mount("bpf", dir, "bpf", 0, "mode=700"))
-	t.Cleanup(func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
-	return dir
-}
 
 // sockets is a namespace with backends, and this process in a cgroup whose
 // sockets are balanced.
@@ -78,7 +33,7 @@ type sockets struct {
 func newSockets(t testing.TB) *sockets {
 	space := newSpace(t)
 	addr(t, space, "lo", "10.1.0.1/32", "10.1.0.2/32", "10.1.0.3/32", "fd00:1::1/128", "fd00:1::2/128")
-	s := &sockets{t: t, space: space, opt: socketlb.Options{Cgroup: inCgroup(t), Pins: filepath.Join(bpffs(t), "clustermesh", "socketlb")}}
+	s := &sockets{t: t, space: space, opt: socketlb.Options{Cgroup: testutil.InCgroup(t), Pins: filepath.Join(testutil.BPFFS(t), "clustermesh", "socketlb")}}
 	must(t, socketlb.Supported(s.opt))
 	s.restart()
 	t.Cleanup(func() { must(t, socketlb.Remove(s.opt.Pins)) })

@@ -138,6 +138,9 @@ func (t *Target) removeAll() error {
 // Remove takes out of the kernel what is pinned below a directory. It is no error
 // if there is nothing.
 func Remove(pins string) error {
+	if _, err := os.Lstat(pins); errors.Is(err, os.ErrNotExist) {
+		return nil // removing it would fail where nothing can be written
+	}
 	spec, err := loadObject()
 	if err != nil {
 		return err

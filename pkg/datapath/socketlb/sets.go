@@ -3,6 +3,7 @@ package socketlb
 import (
 	"errors"
 	"math"
+	"math/rand/v2"
 
 	"github.com/cilium/ebpf"
 
@@ -32,13 +33,13 @@ type set struct {
 type sets struct {
 	maps      map[string]*ebpf.Map
 	byContent map[content]*set
-	last      uint32 // the number given out last
+	last      uint32 // the number given out last; at random first, so that two agents at once don't give out the same
 	used      map[uint32]bool
 	idle      []*set // that no front led to when they were put here
 }
 
 func newSets(maps map[string]*ebpf.Map) *sets {
-	return &sets{maps: maps, byContent: map[content]*set{}, used: map[uint32]bool{}}
+	return &sets{maps: maps, byContent: map[content]*set{}, used: map[uint32]bool{}, last: rand.Uint32()}
 }
 
 // found takes a set into account that is there already.

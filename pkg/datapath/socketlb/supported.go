@@ -18,12 +18,16 @@ func (u *Unsupported) Error() string { return u.Reason }
 // Supported asks whether kernel and machine can do it, and changes nothing. The
 // error is an *Unsupported.
 func Supported(opt Options) error {
-	if magic, err := fileSystem(opt.Cgroup); err != nil || magic != unix.CGROUP2_SUPER_MAGIC {
+	if _, magic, err := fileSystem(opt.Cgroup); err != nil || magic != unix.CGROUP2_SUPER_MAGIC {
 		return &Unsupported{fmt.Sprintf("%s is no version 2 cgroup", opt.Cgroup),
 			"boot with cgroup v2, or set pods.agent.cgroupRoot to where it is mounted"}
 	}
-	if magic, err := fileSystem(opt.Pins); err != nil || magic != unix.BPF_FS_MAGIC {
+	in, magic, err := fileSystem(opt.Pins)
+	if err != nil || magic != unix.BPF_FS_MAGIC {
 		return &Unsupported{fmt.Sprintf("%s is in no BPF file system", opt.Pins), "mount one on the node: mount -t bpf bpf /sys/fs/bpf"}
+	}
+	if err := unix.Access(in, unix.W_OK|unix.X_OK); err != nil {
+		return &Unsupported{fmt.Sprintf("%s can't be written to: %v", in, err), "mount the BPF file system writable: mount -o remount,rw /sys/fs/bpf"}
 	}
 	spec, err := loadObject()
 	if err != nil {
@@ -40,15 +44,16 @@ func Supported(opt Options) error {
 	return nil
 }
 
-// fileSystem is the magic number of the one that path is, or would be, in.
-func fileSystem(path string) (int64, error) {
+// fileSystem is the magic number of the one that path is, or would be, in, and
+// the part of path that is there.
+func fileSystem(path string) (in string, magic int64, err error) {
 	var stat unix.Statfs_t
-	err := unix.Statfs(path, &stat)
+	err = unix.Statfs(path, &stat)
 	for errors.Is(err, os.ErrNotExist) && path != filepath.Dir(path) {
 		path = filepath.Dir(path)
 		err = unix.Statfs(path, &stat)
 	}
-	return int64(stat.Type), err
+	return path, int64(stat.Type), err
 }
 
 // firstLine leaves the verifier's log out.
