@@ -2,6 +2,8 @@ package datapath_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"maps"
 	"net"
 	"net/netip"
@@ -12,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/clustermesh/clustermesh/pkg/datapath/nl"
@@ -347,15 +352,38 @@ func TestSocketLBStays(t *testing.T) {
 	if who := send(); !slices.Contains(others, who) {
 		t.Errorf("datagram to %s, which is none any more", who)
 	}
-	put(t, s.target, rows(all...), nil)
-	time.Sleep(2100 * time.Millisecond) // the timeout, in real time: the kernel's clock
-	seen := map[string]bool{}
-	for range 100 {
-		who, _ := s.connect(unix.AF_INET, "10.96.0.1:80")
-		seen[who] = true
+}
+
+// TestSocketLBStaysFor: a client stays for as long as it is told to. That all of
+// 20 fronts lead where they led before has a chance of one in 3^20.
+func TestSocketLBStaysFor(t *testing.T) {
+	s := newTalkers(t)
+	rows, first := together(programs), map[string]string{}
+	for port := range 20 {
+		at := fmt.Sprintf("10.96.0.1:%d", 1000+port)
+		f := frontTo(three...)
+		f.AffinitySeconds = 1
+		rows[frontAt(at, unix.IPPROTO_TCP)], first[at] = f, ""
 	}
-	if len(seen) != 1 {
-		t.Errorf("within the timeout a client went to %v", seen)
+	put(t, s.target, rows, nil)
+	moved := func() (n int) {
+		for at, was := range first {
+			if first[at], _ = s.connect(unix.AF_INET, at); first[at] != was {
+				n++
+			}
+		}
+		return n
+	}
+	moved()
+	for range 4 { // each connection begins the time anew
+		time.Sleep(500 * time.Millisecond) // real: the kernel's clock
+		if n := moved(); n > 0 {
+			t.Fatalf("within their time %d of 20 clients went elsewhere", n)
+		}
+	}
+	time.Sleep(1100 * time.Millisecond)
+	if moved() == 0 {
+		t.Error("all 20 clients stayed beyond their time")
 	}
 }
 
@@ -391,6 +419,46 @@ func TestSocketLBRestart(t *testing.T) {
 	}
 	if at := netip.MustParseAddrPort("10.96.0.1:80"); old.peer() != at {
 		t.Errorf("a connection of before has peer %v, want %v", old.peer(), at)
+	}
+}
+
+// TestSocketLBOtherVersion (invariant V8): an agent puts its own in the place of
+// what one of another version has left, and takes out what it does not know:
+// nobody would keep it right.
+func TestSocketLBOtherVersion(t *testing.T) {
+	s := newSockets(t)
+	s.serve("10.1.0.1:80")
+	rows := together(programs, map[service.FrontKey]service.Front{frontAt("10.96.0.1:80", unix.IPPROTO_TCP): frontTo("10.1.0.1:80")})
+	put(t, s.target, rows, nil)
+	pin := func(name string) string { return filepath.Join(s.opt.Pins, name) }
+	for _, name := range []string{"fronts", "kept"} { // other sizes
+		m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: 7})
+		must(t, err)
+		must(t, os.Remove(pin(name)))
+		must(t, m.Pin(pin(name)))
+		must(t, m.Close())
+	}
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 7})
+	must(t, err)
+	must(t, m.Pin(pin("unheard_of")))
+	must(t, m.Close())
+	allow, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.CGroupSock, AttachType: ebpf.AttachCGroupInetSockCreate, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()}})
+	must(t, err)
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: s.opt.Cgroup, Attach: ebpf.AttachCGroupInetSockCreate, Program: allow})
+	must(t, err)
+	must(t, l.Pin(pin("create")))
+	must(t, errors.Join(l.Close(), allow.Close()))
+
+	s.restart()
+	shows(t, s.target, nil)
+	put(t, s.target, rows, nil)
+	shows(t, s.target, rows)
+	s.connect(unix.AF_INET, "10.96.0.1:80")
+	for _, name := range []string{"unheard_of", "create"} {
+		if _, err := os.Lstat(pin(name)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is still there: %v", name, err)
+		}
 	}
 }
 

@@ -40,7 +40,28 @@ func (t *Target) attach() error {
 	if now.maps, err = mapIDs(t.maps); err != nil {
 		return err
 	}
+	if err := t.tidy(); err != nil {
+		return err
+	}
 	t.loaded = now
+	return nil
+}
+
+// tidy takes out what an agent of another version has pinned and this one does
+// not know: nobody keeps it right any more.
+func (t *Target) tidy() error {
+	there, err := os.ReadDir(t.opt.Pins)
+	if err != nil {
+		return fmt.Errorf("list pins: %w", err)
+	}
+	for _, e := range there {
+		if t.spec.Programs[e.Name()] != nil || t.maps[e.Name()] != nil {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(t.opt.Pins, e.Name())); err != nil {
+			return fmt.Errorf("remove pin: %w", err)
+		}
+	}
 	return nil
 }
 
