@@ -462,6 +462,38 @@ func TestSocketLBOtherVersion(t *testing.T) {
 	}
 }
 
+// TestSocketLBCantReplace (invariant V8): programs of before that can't be
+// replaced go, if their maps are not those that are kept right.
+func TestSocketLBCantReplace(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		lost []string // pins
+		want string   // who answers: the backend, or what nftables would send to
+	}{
+		{"the same maps", nil, three[0]},
+		{"other maps", []string{"fronts", "slots"}, frontA},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newTalkers(t)
+			rows := together(programs, map[service.FrontKey]service.Front{frontAt(frontA, unix.IPPROTO_TCP): frontTo(three[0])})
+			put(t, s.target, rows, nil)
+			for _, name := range tt.lost {
+				must(t, os.Remove(filepath.Join(s.opt.Pins, name)))
+			}
+			s.opt.Cgroup = t.TempDir() // is none, so nothing can be attached
+			s.restart()
+			for range 2 {
+				if failed := s.target.Apply(t.Context(), rows, nil); len(failed) != 1 || failed[service.FrontKey{}] == nil {
+					t.Errorf("%v failed, want the programs", failed)
+				}
+			}
+			if who, _ := s.connect(unix.AF_INET, frontA); who != tt.want {
+				t.Errorf("%s answers, want %s", who, tt.want)
+			}
+		})
+	}
+}
+
 // TestSocketLBMeddling (invariant R5): what others do to maps and pins is found
 // out and undone.
 func TestSocketLBMeddling(t *testing.T) {

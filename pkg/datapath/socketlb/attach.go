@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -45,6 +46,54 @@ func (t *Target) attach() error {
 	}
 	t.loaded = now
 	return nil
+}
+
+// detachStale takes out the programs of before that work with other maps than
+// ours, which nobody keeps right.
+func (t *Target) detachStale() error {
+	ours, err := mapIDs(t.maps)
+	if err != nil {
+		return err
+	}
+	for name := range t.spec.Programs {
+		path := filepath.Join(t.opt.Pins, name)
+		l, err := link.LoadPinnedLink(path, nil)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil || !workWith(l, ours) {
+			err = os.Remove(path)
+		}
+		if l != nil {
+			_ = l.Close() // a descriptor only
+		}
+		if err != nil {
+			return fmt.Errorf("detach %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// workWith tells whether a link's program uses maps out of ours alone, beside the
+// constants of its own.
+func workWith(l link.Link, ours map[string]ebpf.MapID) bool {
+	info, err := l.Info()
+	if err != nil {
+		return false
+	}
+	p, err := ebpf.NewProgramFromID(info.Program)
+	if err != nil {
+		return false
+	}
+	defer p.Close()
+	of, err := p.Info()
+	if err != nil {
+		return false
+	}
+	ids, _ := of.MapIDs()
+	known := slices.Collect(maps.Values(ours))
+	others := slices.DeleteFunc(ids, func(id ebpf.MapID) bool { return slices.Contains(known, id) })
+	return len(others) <= 1
 }
 
 // tidy takes out what an agent of another version has pinned and this one does

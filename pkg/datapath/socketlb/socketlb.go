@@ -134,7 +134,7 @@ func (t *Target) Apply(_ context.Context, set map[service.FrontKey]service.Front
 	}
 	if _, programs := set[service.FrontKey{}]; programs && !t.attached() {
 		if err := t.attach(); err != nil {
-			failed[service.FrontKey{}] = err
+			failed[service.FrontKey{}] = errors.Join(err, t.detachStale())
 		}
 	}
 	return failed
