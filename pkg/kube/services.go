@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	netutils "k8s.io/utils/net"
 
 	"github.com/clustermesh/clustermesh/pkg/lbpool"
 	"github.com/clustermesh/clustermesh/pkg/model"
@@ -44,9 +45,12 @@ func (c *Client) RunSlices(ctx context.Context, log *slog.Logger, cluster string
 			}})
 }
 
+// longestAffinity is the most seconds that the API allows, a day.
+const longestAffinity = 86400
+
 // ServiceRows are the ports of a Service; none if it has no virtual address.
 func ServiceRows(s *corev1.Service) map[model.ServicePortKey]model.ServicePort {
-	if s.Spec.Type == corev1.ServiceTypeExternalName || s.Spec.ClusterIP == corev1.ClusterIPNone {
+	if s.Spec.Type == corev1.ServiceTypeExternalName || s.Spec.ClusterIP == corev1.ClusterIPNone || s.Spec.ClusterIP == "" {
 		return nil
 	}
 	row := model.ServicePort{
@@ -63,11 +67,11 @@ func ServiceRows(s *corev1.Service) map[model.ServicePortKey]model.ServicePort {
 	if s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
 		row.AffinitySeconds = uint32(corev1.DefaultClientIPServiceAffinitySeconds)
 		if c := s.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
-			row.AffinitySeconds = uint32(*c.ClientIP.TimeoutSeconds)
+			row.AffinitySeconds = uint32(max(0, min(*c.ClientIP.TimeoutSeconds, longestAffinity)))
 		}
 	}
-	for _, text := range s.Spec.ClusterIPs {
-		if a, err := netip.ParseAddr(text); err == nil {
+	for _, text := range append(slices.Clone(s.Spec.ClusterIPs), s.Spec.ClusterIP) { // the one is the first of the others
+		if a, ok := parseAddr(text); ok {
 			row.ClusterIPs = row.ClusterIPs.Add(a)
 		}
 	}
@@ -91,28 +95,55 @@ func servedIngress(list []corev1.LoadBalancerIngress) []string {
 	return out
 }
 
-// sourceRanges reads the field, or the annotation that came before it.
+// sourceRanges reads the field, or the annotation that came before it. What is no
+// prefix stays in the list as it is: left out, it could leave a list that lets
+// everybody in.
 func sourceRanges(s *corev1.Service) string {
 	list := s.Spec.LoadBalancerSourceRanges
 	if text := s.Annotations[corev1.AnnotationLoadBalancerSourceRangesKey]; len(list) == 0 && text != "" {
 		list = strings.Split(text, ",")
 	}
 	var out []netip.Prefix
+	var bad []string
 	for _, text := range list {
-		if p, err := netip.ParsePrefix(strings.TrimSpace(text)); err == nil {
-			out = append(out, p.Masked())
+		if text = strings.TrimSpace(text); text == "" {
+			continue
+		}
+		if p, ok := parsePrefix(text); ok {
+			out = append(out, p)
+		} else {
+			bad = append(bad, strings.Join(strings.Fields(text), "_"))
 		}
 	}
-	return sortedList(out, func(a, b netip.Prefix) int {
+	good := sortedList(out, func(a, b netip.Prefix) int {
 		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 	})
+	slices.Sort(bad)
+	return strings.Join(append(strings.Fields(good), slices.Compact(bad)...), " ")
+}
+
+// parseAddr reads an address as the API does: old objects may have leading zeros.
+func parseAddr(text string) (netip.Addr, bool) {
+	a, ok := netip.AddrFromSlice(netutils.ParseIPSloppy(text))
+	return a.Unmap(), ok
+}
+
+// parsePrefix is parseAddr for prefixes.
+func parsePrefix(text string) (netip.Prefix, bool) {
+	_, n, err := netutils.ParseCIDRSloppy(text)
+	if err != nil {
+		return netip.Prefix{}, false
+	}
+	bits, _ := n.Mask.Size()
+	a, ok := netip.AddrFromSlice(n.IP)
+	return netip.PrefixFrom(a, bits), ok
 }
 
 func addrList(list []string) string {
 	var out []netip.Addr
 	for _, text := range list {
-		if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
-			out = append(out, a.Unmap())
+		if a, ok := parseAddr(text); ok {
+			out = append(out, a)
 		}
 	}
 	return sortedList(out, netip.Addr.Compare)
@@ -168,11 +199,12 @@ func SliceRow(s *discoveryv1.EndpointSlice) (string, bool) {
 		if len(e.Addresses) == 0 {
 			continue
 		}
-		if addr, err := netip.ParseAddr(e.Addresses[0]); err == nil { // all of an endpoint are the same backend
-			row.Endpoints = append(row.Endpoints, sliceEndpoint(e, addr.Unmap()))
+		addr, ok := parseAddr(e.Addresses[0]) // all of an endpoint are the same backend
+		if ok && addr.Is6() == (s.AddressType == discoveryv1.AddressTypeIPv6) {
+			row.Endpoints = append(row.Endpoints, sliceEndpoint(e, addr))
 		}
 	}
-	slices.SortFunc(row.Endpoints, func(a, b wire.SliceEndpoint) int { return a.Addr.Compare(b.Addr) })
+	slices.SortFunc(row.Endpoints, wire.SliceEndpoint.Compare)
 	row.Endpoints = slices.CompactFunc(row.Endpoints, func(a, b wire.SliceEndpoint) bool { return a.Addr == b.Addr })
 	return string(row.Encode()), true
 }
@@ -180,16 +212,9 @@ func SliceRow(s *discoveryv1.EndpointSlice) (string, bool) {
 // sliceEndpoint reads conditions as the API defines them where they are nil.
 func sliceEndpoint(e discoveryv1.Endpoint, addr netip.Addr) wire.SliceEndpoint {
 	out := wire.SliceEndpoint{Addr: addr, Ready: e.Conditions.Ready == nil || *e.Conditions.Ready}
-	out.Serving = out.Ready
-	if e.Conditions.Serving != nil {
-		out.Serving = *e.Conditions.Serving
-	}
+	out.Serving = e.Conditions.Serving == nil || *e.Conditions.Serving
 	out.Terminating = e.Conditions.Terminating != nil && *e.Conditions.Terminating
-	for field, value := range map[*string]*string{&out.Hostname: e.Hostname, &out.Zone: e.Zone, &out.Node: e.NodeName} {
-		if value != nil {
-			*field = *value
-		}
-	}
+	out.Hostname, out.Node, out.Zone = text(e.Hostname, 63), text(e.NodeName, 253), text(e.Zone, 63)
 	if e.Hints != nil {
 		for _, z := range e.Hints.ForZones {
 			out.ForZones += "," + z.Name
@@ -197,17 +222,16 @@ func sliceEndpoint(e discoveryv1.Endpoint, addr netip.Addr) wire.SliceEndpoint {
 		for _, n := range e.Hints.ForNodes {
 			out.ForNodes += "," + n.Name
 		}
-		out.ForZones, out.ForNodes = hint(out.ForZones), hint(out.ForNodes)
+		out.ForZones, out.ForNodes = strings.TrimPrefix(out.ForZones, ","), strings.TrimPrefix(out.ForNodes, ",")
 	}
 	return out
 }
 
-// hint is a list as the row holds it. One that is too long for that hints at
-// nearly everybody: it is left out, which means the same.
-func hint(list string) string {
-	const most = 253
-	if list = strings.TrimPrefix(list, ","); len(list) > most {
+// text is empty for what can't be a name: nothing checks the zone of an endpoint,
+// and a row that can't be read would take all endpoints of the slice with it.
+func text(value *string, most int) string {
+	if value == nil || len(*value) > most || strings.ContainsFunc(*value, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
 		return ""
 	}
-	return list
+	return *value
 }

@@ -92,21 +92,10 @@ func (b *builder) backends(key model.ServicePortKey, s model.ServicePort) []back
 			}
 		}
 	}
-	// An endpoint may stand in two slices for a moment; the readier one counts.
 	slices.SortFunc(out, func(x, y backend) int {
-		return cmp.Or(x.Addr.Compare(y.Addr), cmp.Compare(x.port, y.port), cmp.Compare(readiness(y), readiness(x)))
+		return cmp.Or(x.Addr.Compare(y.Addr), cmp.Compare(x.port, y.port), x.Compare(y.SliceEndpoint))
 	})
 	return slices.CompactFunc(out, func(x, y backend) bool { return x.Addr == y.Addr && x.port == y.port })
-}
-
-func readiness(e backend) int {
-	switch {
-	case e.Ready:
-		return 2
-	case e.Serving:
-		return 1
-	}
-	return 0
 }
 
 // family makes the claims of one port in one family.

@@ -14,7 +14,10 @@ type Port struct {
 	Port        uint16
 }
 
-const maxPorts = 100 // what Kubernetes allows in an EndpointSlice
+const (
+	maxPorts       = 20_000       // what Kubernetes allows in an EndpointSlice; a Service has no limit of its own
+	maxAppProtocol = 253 + 1 + 63 // a qualified name
+)
 
 func (e *encoder) ports(n protowire.Number, ports []Port) {
 	for _, p := range ports {
@@ -48,7 +51,7 @@ func appendPort(to *[]Port, x field) error {
 		case 3:
 			p.Name, err = x.string(63)
 		case 4:
-			p.AppProtocol, err = x.string(maxText)
+			p.AppProtocol, err = x.string(maxAppProtocol)
 		}
 		return err
 	})

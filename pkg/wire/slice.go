@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -26,8 +27,13 @@ type SliceEndpoint struct {
 	Node, ForZones, ForNodes string
 }
 
-// maxSliceEndpoints is what Kubernetes allows in one EndpointSlice.
-const maxSliceEndpoints = 1000
+const (
+	// maxSliceEndpoints is what Kubernetes allows in one EndpointSlice.
+	maxSliceEndpoints = 1000
+	// maxHints is the length of eight names, which is how many hints Kubernetes
+	// allows an endpoint.
+	maxHints = 8 * (253 + 1)
+)
 
 // Encode is the row's value. Endpoints are written column by column, since in
 // most slices all are alike and the addresses lie close together: the
@@ -55,6 +61,25 @@ func (s Slice) Encode() []byte {
 	e.bytes(9, s.column(func(p SliceEndpoint) string { return p.ForZones }))
 	e.bytes(10, s.column(func(p SliceEndpoint) string { return p.ForNodes }))
 	return e.b
+}
+
+// Compare orders endpoints by address. Of those with the same address, which may
+// stand in two slices for a moment, or share it since the network has given it
+// out again, the one that counts comes first: as with kube-proxy one that is not
+// terminating, then the readier one.
+func (p SliceEndpoint) Compare(q SliceEndpoint) int {
+	return cmp.Or(p.Addr.Compare(q.Addr), compareBools(p.Terminating, q.Terminating), compareBools(q.Ready, p.Ready), compareBools(q.Serving, p.Serving))
+}
+
+// compareBools puts false before true.
+func compareBools(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 const (
@@ -192,9 +217,9 @@ func DecodeSlice(value []byte) (Slice, error) {
 		case 8:
 			nodes, err = x.bytes(256 * maxSliceEndpoints)
 		case 9:
-			forZones, err = x.bytes(256 * maxSliceEndpoints)
+			forZones, err = x.bytes(MaxValue)
 		case 10:
-			forNodes, err = x.bytes(256 * maxSliceEndpoints)
+			forNodes, err = x.bytes(MaxValue)
 		}
 		return err
 	})
@@ -209,8 +234,8 @@ func DecodeSlice(value []byte) (Slice, error) {
 		s.readRuns("zones", zones, readText(63, func(p *SliceEndpoint, v string) { p.Zone = v })),
 		s.readRuns("host names", hosts, readText(63, func(p *SliceEndpoint, v string) { p.Hostname = v })),
 		s.readRuns("nodes", nodes, readText(253, func(p *SliceEndpoint, v string) { p.Node = v })),
-		s.readRuns("zones it is for", forZones, readText(253, func(p *SliceEndpoint, v string) { p.ForZones = v })),
-		s.readRuns("nodes it is for", forNodes, readText(253, func(p *SliceEndpoint, v string) { p.ForNodes = v })))
+		s.readRuns("zones it is for", forZones, readText(maxHints, func(p *SliceEndpoint, v string) { p.ForZones = v })),
+		s.readRuns("nodes it is for", forNodes, readText(maxHints, func(p *SliceEndpoint, v string) { p.ForNodes = v })))
 }
 
 func (s *Slice) readAddrs(b []byte, six bool) (err error) {
