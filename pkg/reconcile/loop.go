@@ -87,7 +87,11 @@ func NewLoop[K, V comparable](name string, target Target[K, V], wanted Wanted[K,
 func NewTableLoop[K, V comparable](name string, target Target[K, V], table *state.Table[K, V], orphans func() Orphan[K], opt Options,
 	wakes ...<-chan struct{}) *Loop[K, V] {
 	follow := table.Follow()
-	l := newLoop(name, target, func() (map[K]V, Orphan[K]) { return table.Rows(), orphans() }, opt, append(wakes, follow.C)...)
+	wanted := func() (map[K]V, Orphan[K]) {
+		orphan := orphans() // first: what is known by now must be in the rows
+		return table.Rows(), orphan
+	}
+	l := newLoop(name, target, wanted, opt, append(wakes, follow.C)...)
 	l.follow, l.orphans = follow, orphans
 	return l
 }
@@ -256,8 +260,8 @@ func (l *Loop[K, V]) difference(listed bool) (set map[K]V, del []K) {
 		set, del = Delta(l.actual, rows)
 		clear(l.spared)
 	} else {
+		orphan = l.orphans() // as in NewTableLoop
 		changed, gone, _ := l.follow.Take()
-		orphan = l.orphans()
 		set = map[K]V{}
 		for k, v := range changed {
 			delete(l.spared, k)

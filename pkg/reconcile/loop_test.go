@@ -237,3 +237,31 @@ func TestTableLoop(t *testing.T) {
 		r.expect(t, "a=1\nd=4\ne=5", "set d=4", "del older")
 	})
 }
+
+// TestTableLoopJustSettled (invariant R2): rows may come, and with them the leave
+// to delete others, while a pass has begun. It must not take the leave without
+// having seen the rows.
+func TestTableLoopJustSettled(t *testing.T) {
+	for name, passes := range map[string]int{"in the pass that lists": 1, "in one that follows": 2} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := &rig{table: state.New[string, int](), target: NewFake(rows{"kept": 1, "old": 1})}
+				calls := 0
+				r.loop = NewTableLoop("test", r.target, r.table, func() Orphan[string] {
+					if calls++; calls == passes {
+						r.table.Replace("src", rows{"kept": 1})
+					}
+					settled := calls >= passes
+					return func(string) bool { return settled }
+				}, Options{})
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan error)
+				go func() { done <- r.loop.Run(ctx) }()
+				defer func() { cancel(); <-done }()
+				synctest.Wait()
+				r.loop.Wake()
+				r.expect(t, "kept=1", "del old")
+			})
+		})
+	}
+}
