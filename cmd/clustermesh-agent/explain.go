@@ -25,8 +25,9 @@ func (s *services) explain(w http.ResponseWriter, r *http.Request) {
 	}
 	namespace, name, _ := strings.Cut(r.URL.Query().Get("service"), "/")
 	base, known := s.base()
+	planned, _ := s.state()
 	switch err := s.loop.Sync(r.Context()); {
-	case !known || s.current() == nil:
+	case !known || !planned:
 		out.Error = "not every Service, EndpointSlice and Node is known yet"
 	case err != nil:
 		out.Error = err.Error()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -47,9 +48,11 @@ type services struct {
 	health *healthServers
 	change *fanout // wakes the loops
 
+	fronts *state.Table[service.FrontKey, service.Front] // as planned
+
 	mu        sync.Mutex
-	plan      *service.Plan // guarded by mu; nil until all sources have reported
-	datagrams uint64        // guarded by mu: changes of UDP fronts
+	known     bool   // guarded by mu: all sources have reported, and fronts is what they say
+	datagrams uint64 // guarded by mu: changes of UDP fronts
 }
 
 func newServices(a *agent, opt reconcile.Options) (*services, error) {
@@ -59,13 +62,13 @@ func newServices(a *agent, opt reconcile.Options) (*services, error) {
 	}
 	s := &services{log: a.log, board: a.board, client: a.client, cfg: a.cfg, world: a.world,
 		ports: state.New[model.ServicePortKey, model.ServicePort](), slices: state.New[model.SliceKey, string](), balanced: a.balance.services,
-		vips: vips, target: nft.NewServices(nl.Space{}, vips), health: newHealthServers(a.board), change: &fanout{},
+		fronts: state.New[service.FrontKey, service.Front](), vips: vips, target: nft.NewServices(nl.Space{}, vips), health: newHealthServers(a.board), change: &fanout{},
 		event: func(reason, message string) { a.events.OnNode(a.opt.node, true, reason, message) }}
 	if s.ours() {
 		s.ports.Expect(kube.Source)
 		s.slices.Expect(kube.Source)
 	}
-	s.loop = reconcile.NewLoop("services", s.target, s.wanted, opt, s.change.subscribe())
+	s.loop = reconcile.NewTableLoop("services", s.target, s.fronts, s.orphans, opt, s.change.subscribe())
 	fast, err := s.newSockets(a.opt, opt)
 	s.fast = fast
 	return s, err
@@ -121,17 +124,32 @@ func (s *services) follow(ctx context.Context) error {
 		if !known || !podsSynced || !portsSynced || !slicesSynced {
 			continue // half the truth would send packets nowhere
 		}
-		p := planner.Plan()
-		s.mu.Lock()
-		changed := s.plan != p
-		s.plan, s.datagrams = p, planner.Datagrams()
-		s.mu.Unlock()
-		if changed {
+		if p := planner.Update(); p != nil {
+			s.publish(p, planner.Datagrams())
 			lines.show(s.board, s.log, p.Lines)
 			s.health.set(p.Health)
-			s.change.wake()
 		}
 	}
+}
+
+// planSource is the name under which fronts are claimed.
+const planSource = "plan"
+
+// publish passes changes on to those who follow. With kube-proxy kept there are
+// rules only while there is something for them.
+func (s *services) publish(p *service.Patch, datagrams uint64) {
+	set, del := maps.Clone(p.Set), p.Del
+	if s.ours() || p.Total > 0 {
+		set[service.FrontKey{}] = service.Front{}
+	} else {
+		del = append(del, service.FrontKey{})
+	}
+	s.fronts.Update(planSource, set, del)
+	s.fast.update(set, del)
+	s.mu.Lock()
+	s.known, s.datagrams = true, datagrams
+	s.mu.Unlock()
+	s.change.wake()
 }
 
 // rebase tells the planner what node and configuration have to say, if that is
@@ -144,28 +162,17 @@ func (s *services) rebase(p *service.Planner) bool {
 	return known
 }
 
-// wanted is what the kernel should hold.
-func (s *services) wanted() (map[service.FrontKey]service.Front, bool) {
-	p := s.current()
-	switch {
-	case p == nil:
-		return nil, false
-	case !s.ours() && len(p.Fronts) == 1: // nothing but the rules
-		return nil, true
-	}
-	return p.Fronts, true
+// orphans lets nothing go before all is known.
+func (s *services) orphans() reconcile.Orphan[service.FrontKey] {
+	known, _ := s.state()
+	return func(service.FrontKey) bool { return known }
 }
 
-func (s *services) current() *service.Plan {
-	p, _ := s.state()
-	return p
-}
-
-// state is the newest plan, and how often UDP fronts have changed by then.
-func (s *services) state() (*service.Plan, uint64) {
+// state is whether fronts are known, and how often those of UDP have changed.
+func (s *services) state() (known bool, datagrams uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.plan, s.datagrams
+	return s.known, s.datagrams
 }
 
 // base is what this node and its configuration have to say.
@@ -218,13 +225,13 @@ func (s *services) cutStale(ctx context.Context) error {
 		case <-retry:
 		}
 		retry = nil
-		if p, changes := s.state(); p == nil || changes == done {
+		if known, changes := s.state(); !known || changes == done {
 			continue
 		}
 		err := errors.Join(s.loop.Sync(ctx), s.fast.sync(ctx))
-		p, changes := s.state() // now: flows of what the kernel has learnt meanwhile are good
+		_, changes := s.state() // now: flows of what the kernel has learnt meanwhile are good
 		if err == nil {
-			err = s.cut(p)
+			err = s.cut(s.fronts.Rows())
 		}
 		if err != nil {
 			retry = time.After(5 * time.Second)
@@ -234,9 +241,9 @@ func (s *services) cutStale(ctx context.Context) error {
 	}
 }
 
-func (s *services) cut(p *service.Plan) error {
-	sockets, err := s.fast.cut(p)
-	flows, cutErr := conntrack.CutStale(nl.Space{}, p.Fronts, s.vips)
+func (s *services) cut(fronts map[service.FrontKey]service.Front) error {
+	sockets, err := s.fast.cut(fronts)
+	flows, cutErr := conntrack.CutStale(nl.Space{}, fronts, s.vips)
 	err = errors.Join(err, cutErr)
 	key := status.Key{Component: "conntrack"}
 	if err != nil {

@@ -17,19 +17,21 @@ import (
 	"github.com/clustermesh/clustermesh/pkg/datapath/socketlb"
 	"github.com/clustermesh/clustermesh/pkg/reconcile"
 	"github.com/clustermesh/clustermesh/pkg/service"
+	"github.com/clustermesh/clustermesh/pkg/state"
 	"github.com/clustermesh/clustermesh/pkg/status"
 )
 
 // sockets is the fast layer of the node's Services. Where it is switched off, or
 // the node can't have it, all goes through nftables.
 type sockets struct {
-	log   *slog.Logger
-	board *status.Board
-	event func(reason, message string) // a warning, about this node
-	pins  string
-	loop  *reconcile.Loop[service.FrontKey, service.Front] // nil: off
-	off   *socketlb.Unsupported                            // why
-	left  atomic.Int64                                     // fronts that have no room
+	log    *slog.Logger
+	board  *status.Board
+	event  func(reason, message string) // a warning, about this node
+	pins   string
+	fronts *state.Table[service.FrontKey, service.Front]
+	loop   *reconcile.Loop[service.FrontKey, service.Front] // nil: off
+	off    *socketlb.Unsupported                            // why
+	left   atomic.Int64                                     // fronts that have no room
 }
 
 var (
@@ -39,7 +41,7 @@ var (
 )
 
 func (s *services) newSockets(opt options, loopOpt reconcile.Options) (*sockets, error) {
-	out := &sockets{log: s.log, board: s.board, event: s.event, pins: opt.pins}
+	out := &sockets{log: s.log, board: s.board, event: s.event, pins: opt.pins, fronts: state.New[service.FrontKey, service.Front]()}
 	target, err := s.socketTarget(opt, out.room)
 	if errors.As(err, &out.off) {
 		return out, nil
@@ -47,15 +49,22 @@ func (s *services) newSockets(opt options, loopOpt reconcile.Options) (*sockets,
 	if err != nil {
 		return nil, err
 	}
-	wanted := func() (map[service.FrontKey]service.Front, bool) {
-		p := s.current()
-		if p == nil {
-			return nil, false
-		}
-		return socketlb.Fronts(p.Fronts), true
-	}
-	out.loop = reconcile.NewLoop(socketsKey.Component, target, wanted, loopOpt, s.change.subscribe())
+	out.loop = reconcile.NewTableLoop(socketsKey.Component, target, out.fronts, s.orphans, loopOpt, s.change.subscribe())
 	return out, nil
+}
+
+// update takes what has changed of the fronts.
+func (x *sockets) update(set map[service.FrontKey]service.Front, del []service.FrontKey) {
+	if x.loop == nil {
+		return
+	}
+	fit := socketlb.Fronts(set)
+	for k := range set {
+		if _, fits := fit[k]; !fits { // it may have fitted before
+			del = append(del, k)
+		}
+	}
+	x.fronts.Update(planSource, fit, del)
 }
 
 // socketTarget returns an *socketlb.Unsupported if there shall or can be none.
@@ -136,11 +145,11 @@ func (x *sockets) sync(ctx context.Context) error {
 }
 
 // cut ends sockets of the node and of its pods to backends that are gone.
-func (x *sockets) cut(p *service.Plan) (int, error) {
+func (x *sockets) cut(fronts map[service.FrontKey]service.Front) (int, error) {
 	if x.loop == nil {
 		return 0, nil
 	}
-	n, err := socketlb.CutStale(x.pins, p.Fronts, everySpace)
+	n, err := socketlb.CutStale(x.pins, fronts, everySpace)
 	return n, x.ended(err)
 }
 

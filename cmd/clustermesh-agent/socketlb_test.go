@@ -111,7 +111,7 @@ func TestNoSocketLB(t *testing.T) {
 				if err := x.sync(t.Context()); err != nil {
 					t.Error(err)
 				}
-				if n, err := x.cut(&service.Plan{}); n != 0 || err != nil {
+				if n, err := x.cut(nil); n != 0 || err != nil {
 					t.Errorf("%d sockets cut: %v", n, err)
 				}
 			})
@@ -186,8 +186,8 @@ func TestSocketLBOff(t *testing.T) {
 	f := newFastLayer(t)
 	at := netip.MustParseAddrPort("10.96.0.1:80")
 	slots, _ := service.Spread([]service.Backend{{AddrPort: netip.MustParseAddrPort("10.1.0.1:80"), Weight: 1}})
-	f.plan = &service.Plan{Fronts: map[service.FrontKey]service.Front{{}: {}, {Addr: at.Addr(), Port: at.Port(), Protocol: unix.IPPROTO_TCP}: {Slots: slots}}}
 	f.with(func(x *sockets) {
+		x.update(map[service.FrontKey]service.Front{{}: {}, {Addr: at.Addr(), Port: at.Port(), Protocol: unix.IPPROTO_TCP}: {Slots: slots}}, nil)
 		if err := x.sync(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -230,8 +230,10 @@ func (f *fastLayer) programs() int {
 // TestSocketLBOffLeft: programs of before that can't be removed are told of.
 func TestSocketLBOffLeft(t *testing.T) {
 	f := newFastLayer(t)
-	f.plan = &service.Plan{Fronts: map[service.FrontKey]service.Front{{}: {}}}
-	f.with(func(x *sockets) { _ = x.sync(t.Context()) })
+	f.with(func(x *sockets) {
+		x.update(map[service.FrontKey]service.Front{{}: {}}, nil)
+		_ = x.sync(t.Context())
+	})
 	f.mount("", filepath.Dir(f.opt.pins), unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY)
 	defer f.mount("", filepath.Dir(f.opt.pins), unix.MS_REMOUNT|unix.MS_BIND)
 	f.board.Clear(socketsKey)

@@ -117,7 +117,9 @@ func TestSliceRow(t *testing.T) {
 			endpoint("10.1.0.1", func(e *discoveryv1.Endpoint) { e.Conditions = discoveryv1.EndpointConditions{Ready: no, Serving: no} }),
 			endpoint("10.1.0.1", nil)}, []wire.SliceEndpoint{ready}},
 		{"twice, one that terminates does not count", []discoveryv1.Endpoint{
-			endpoint("10.1.0.1", func(e *discoveryv1.Endpoint) { e.Conditions = discoveryv1.EndpointConditions{Ready: yes, Terminating: yes} }),
+			endpoint("10.1.0.1", func(e *discoveryv1.Endpoint) {
+				e.Conditions = discoveryv1.EndpointConditions{Ready: yes, Terminating: yes}
+			}),
 			endpoint("10.1.0.1", func(e *discoveryv1.Endpoint) { e.Conditions = discoveryv1.EndpointConditions{Ready: no, Serving: no} })},
 			[]wire.SliceEndpoint{with(func(e *wire.SliceEndpoint) { e.Ready, e.Serving = false, false })}},
 		{"of another family, of none, without address", []discoveryv1.Endpoint{endpoint("2001:db8::1", nil), endpoint("x", nil), {}, endpoint("010.001.0.1", nil), endpoint("0::ffff:10.1.0.2", nil)},

@@ -53,6 +53,7 @@ func (e backend) addrPort() netip.AddrPort { return netip.AddrPortFrom(e.Addr, e
 // port makes the claims of one port, in both families.
 func (b *builder) port(key model.ServicePortKey, s model.ServicePort) {
 	all := b.backends(key, s)
+	b.checkRanges(key, s.SourceRanges)
 	for _, six := range []bool{false, true} {
 		of := slices.DeleteFunc(slices.Clone(all), func(e backend) bool { return e.Addr.Is6() != six })
 		b.family(key, s, of, six)
@@ -88,6 +89,10 @@ func (b *builder) backends(key model.ServicePortKey, s model.ServicePort) []back
 				continue
 			}
 			for _, e := range slice.Endpoints {
+				if a := e.Addr; a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast() {
+					b.lines = append(b.lines, line(key, fmt.Sprintf("endpoint %v is refused: it is no address of a pod or a host", a), "take it out of the EndpointSlice"))
+					continue // the API refuses these as well; a socket's own host must not be a backend
+				}
 				out = append(out, backend{e, p.Port})
 			}
 		}
@@ -98,8 +103,16 @@ func (b *builder) backends(key model.ServicePortKey, s model.ServicePort) []back
 	return slices.CompactFunc(out, func(x, y backend) bool { return x.Addr == y.Addr && x.port == y.port })
 }
 
-// family makes the claims of one port in one family.
+// family makes the claims of one port in one family: none, whatever the Service
+// says of nodes and outside, if it has no cluster IP of that.
 func (b *builder) family(key model.ServicePortKey, s model.ServicePort, all []backend, six bool) {
+	clusterIP := s.ClusterIPs.V4
+	if six {
+		clusterIP = s.ClusterIPs.V6
+	}
+	if !clusterIP.IsValid() {
+		return
+	}
 	cluster := usable(b.near(all))
 	local := usable(onNode(all, b.base.Node))
 	everybody := b.front(key, s, cluster, Reject)
@@ -113,17 +126,11 @@ func (b *builder) family(key model.ServicePortKey, s model.ServicePort, all []ba
 	if s.InternalLocal {
 		inside = here
 	}
-	clusterIP := s.ClusterIPs.V4
-	if six {
-		clusterIP = s.ClusterIPs.V6
-	}
 	given := rank{created: s.CreatedUnix}
 	at := func(addr netip.Addr, port uint16) FrontKey {
 		return FrontKey{Addr: addr, Protocol: s.Protocol, Port: port}
 	}
-	if clusterIP.IsValid() {
-		b.add(at(clusterIP, s.Port), claim{key, inside, given})
-	}
+	b.add(at(clusterIP, s.Port), claim{key, inside, given})
 	// From inside the cluster an external address leads to all backends, whatever
 	// the external policy says (KEP-1669): going out and in again could do no better.
 	outside := func(k FrontKey, ranges string, r rank) {
@@ -179,6 +186,15 @@ func (b *builder) allowed(key model.ServicePortKey, a netip.Addr) bool {
 	return true
 }
 
+// checkRanges says which source ranges are none.
+func (b *builder) checkRanges(key model.ServicePortKey, ranges string) {
+	for _, text := range strings.Fields(ranges) {
+		if _, err := netip.ParsePrefix(text); err != nil {
+			b.lines = append(b.lines, line(key, fmt.Sprintf("source range %q is no prefix: it lets nobody in", text), "write it as address/length in loadBalancerSourceRanges"))
+		}
+	}
+}
+
 // front gives all of list the same share.
 func (b *builder) front(key model.ServicePortKey, s model.ServicePort, list []backend, none Verdict) Front {
 	if len(list) == 0 {
@@ -209,8 +225,11 @@ func limited(f Front, ranges string, six bool) Front {
 			kept, texts = append(kept, p), append(texts, text)
 		}
 	}
-	if len(kept) == 0 {
+	switch {
+	case len(kept) == 0:
 		return Front{Verdict: Drop} // nobody of this family
+	case kept[0].Bits() == 0:
+		return f // everybody
 	}
 	f.Ranges = strings.Join(texts, " ")
 	return f

@@ -22,9 +22,9 @@ type claim struct {
 	rank  rank
 }
 
-// Planner keeps a Plan up to date with rows. Only what depends on changed rows
-// is computed anew; the result is what a new Planner would say of all rows. It
-// is not safe for concurrent use.
+// Planner keeps a plan up to date with rows. Only what depends on changed rows is
+// computed anew, and said; the result is what a new Planner would say of all
+// rows. It is not safe for concurrent use.
 type Planner struct {
 	base   Base
 	ports  map[model.ServicePortKey]model.ServicePort
@@ -37,8 +37,11 @@ type Planner struct {
 	claims    map[FrontKey][]claim // never empty
 	dirty     map[ref]bool
 
-	plan    *Plan
+	fronts  map[FrontKey]Front // what the claims come to
+	shared  map[FrontKey]bool  // those with several claims
+	settled bool               // Update has been called
 	trouble map[ref][]status.Line
+	garbled map[model.SliceKey]status.Line // slices that can't be read
 	health  map[ref]healthPort
 
 	datagrams uint64
@@ -61,7 +64,7 @@ func NewPlanner() *Planner {
 	return &Planner{
 		ports: map[model.ServicePortKey]model.ServicePort{}, slices: map[model.SliceKey]string{}, pods: map[model.PodKey]model.Pod{},
 		byService: map[ref]*members{}, serviceOf: map[model.SliceKey]ref{}, claims: map[FrontKey][]claim{}, dirty: map[ref]bool{},
-		plan: &Plan{Fronts: map[FrontKey]Front{{}: {}}}, trouble: map[ref][]status.Line{}, health: map[ref]healthPort{},
+		fronts: map[FrontKey]Front{}, shared: map[FrontKey]bool{}, trouble: map[ref][]status.Line{}, garbled: map[model.SliceKey]status.Line{}, health: map[ref]healthPort{},
 	}
 }
 
@@ -74,6 +77,9 @@ func (p *Planner) SetBase(b Base) {
 	p.base = b
 	for r := range p.byService {
 		p.dirty[r] = true
+	}
+	for k := range p.pods { // also those that had no address to be served at
+		p.dirty[podRef(k)] = true
 	}
 }
 
@@ -121,7 +127,9 @@ func (p *Planner) SetSlices(set map[model.SliceKey]string, del []model.SliceKey)
 		p.forget(k)
 		s, err := wire.DecodeSlice([]byte(v))
 		if err != nil {
-			continue // our own encoding: can't be
+			l := line(model.ServicePortKey{Namespace: k.Namespace, Name: k.Name}, fmt.Sprintf("EndpointSlice can't be read, none of its endpoints counts: %v", err), "make it smaller, or report what is in it")
+			p.garbled[k], p.settled = l, false
+			continue
 		}
 		r := ref{k.Namespace, s.Service}
 		p.slices[k], p.serviceOf[k] = v, r
@@ -140,6 +148,10 @@ func (p *Planner) forget(k model.SliceKey) {
 	}
 	delete(p.slices, k)
 	delete(p.serviceOf, k)
+	if _, bad := p.garbled[k]; bad {
+		delete(p.garbled, k)
+		p.settled = false
+	}
 }
 
 func (p *Planner) of(r ref) *members {
@@ -151,39 +163,66 @@ func (p *Planner) of(r ref) *members {
 	return m
 }
 
-// Plan returns the plan of all rows so far. It is never changed later.
-func (p *Planner) Plan() *Plan {
-	if len(p.dirty) == 0 && p.plan != nil && p.plan.Health != nil {
-		return p.plan
+// Update returns what has changed since the last call, nil if nothing has.
+func (p *Planner) Update() *Patch {
+	if len(p.dirty) == 0 && p.settled {
+		return nil
 	}
-	next := &Plan{Fronts: maps.Clone(p.plan.Fronts)}
 	touched := map[FrontKey]bool{}
 	for r := range p.dirty {
 		p.replan(r, touched)
 	}
-	p.dirty = map[ref]bool{}
+	p.dirty, p.settled = map[ref]bool{}, true
+	patch := &Patch{Set: map[FrontKey]Front{}}
 	for k := range touched {
-		old, was := next.Fronts[k]
-		if list := p.claims[k]; len(list) > 0 {
-			next.Fronts[k] = list[0].front
-		} else {
-			delete(next.Fronts, k)
-		}
-		if now, is := next.Fronts[k]; k.Protocol == udp && (is != was || now != old) {
-			p.datagrams++
-		}
+		p.settle(k, patch)
 	}
-	next.Health = map[uint16]Health{}
+	patch.Total = len(p.fronts)
+	patch.Health, patch.Lines = p.healthPorts(), p.lines()
+	return patch
+}
+
+// settle gives a front to the first of those who claim it.
+func (p *Planner) settle(k FrontKey, patch *Patch) {
+	list := p.claims[k]
+	if delete(p.shared, k); len(list) > 1 {
+		p.shared[k] = true
+	}
+	old, was := p.fronts[k]
+	switch {
+	case len(list) == 0 && !was, len(list) > 0 && was && list[0].front == old:
+		return
+	case len(list) == 0:
+		delete(p.fronts, k)
+		patch.Del = append(patch.Del, k)
+	default:
+		p.fronts[k], patch.Set[k] = list[0].front, list[0].front
+	}
+	if k.Protocol == udp {
+		p.datagrams++
+	}
+}
+
+// Plan is the whole plan of all rows so far; what Update returns next is what
+// changes after it.
+func (p *Planner) Plan() *Plan {
+	p.Update()
+	all := maps.Clone(p.fronts)
+	all[FrontKey{}] = Front{}
+	return &Plan{Fronts: all, Health: p.healthPorts(), Lines: p.lines()}
+}
+
+// healthPorts are who is asked for where. Kubernetes gives a port out once; while
+// it moves, the smaller name has it.
+func (p *Planner) healthPorts() map[uint16]Health {
+	out := map[uint16]Health{}
 	for r, h := range p.health {
-		// Kubernetes gives a port out once; while it moves, the smaller name has it.
 		mine := Health{r.namespace, r.name, h.local}
-		if other, taken := next.Health[h.port]; !taken || mine.Namespace+"/"+mine.Name < other.Namespace+"/"+other.Name {
-			next.Health[h.port] = mine
+		if other, taken := out[h.port]; !taken || mine.service() < other.service() {
+			out[h.port] = mine
 		}
 	}
-	next.Lines = p.lines()
-	p.plan = next
-	return next
+	return out
 }
 
 const udp = 17
@@ -271,7 +310,12 @@ func (p *Planner) lines() []status.Line {
 	for _, lines := range p.trouble {
 		out = append(out, lines...)
 	}
-	for k, list := range p.claims {
+	for _, l := range p.garbled {
+		out = append(out, l)
+	}
+	out = append(out, p.healthLines()...)
+	for k := range p.shared {
+		list := p.claims[k]
 		for _, c := range list[1:] {
 			if c.owner.Service() == list[0].owner.Service() {
 				continue
@@ -283,7 +327,39 @@ func (p *Planner) lines() []status.Line {
 	slices.SortFunc(out, func(a, b status.Line) int {
 		return strings.Compare(a.Object+"\x00"+a.Message, b.Object+"\x00"+b.Message)
 	})
-	return slices.CompactFunc(out, func(a, b status.Line) bool { return a.Object == b.Object })
+	return joined(out)
+}
+
+// joined makes one line of those about the same thing.
+func joined(lines []status.Line) (out []status.Line) {
+	const most = 1000
+	for _, l := range lines {
+		last := len(out) - 1
+		switch {
+		case last < 0 || out[last].Object != l.Object:
+			out = append(out, l)
+		case strings.Contains(out[last].Message, l.Message) || strings.HasSuffix(out[last].Message, more):
+		case len(out[last].Message) > most:
+			out[last].Message += more
+		default:
+			out[last].Message += "; " + l.Message
+		}
+	}
+	return out
+}
+
+const more = "; and more"
+
+// healthLines are about Services whose healthCheckNodePort is another's.
+func (p *Planner) healthLines() (out []status.Line) {
+	has := p.healthPorts()
+	for r, h := range p.health {
+		if owner := has[h.port]; owner.service() != (Health{Namespace: r.namespace, Name: r.name}).service() {
+			out = append(out, line(model.ServicePortKey{Namespace: r.namespace, Name: r.name},
+				fmt.Sprintf("healthCheckNodePort %d belongs to service %s; this one is not served there", h.port, owner.service()), "give the two Services different ports"))
+		}
+	}
+	return out
 }
 
 func line(k model.ServicePortKey, message, remedy string) status.Line {

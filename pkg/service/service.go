@@ -60,12 +60,24 @@ type Plan struct {
 	Lines  []status.Line // what can't be done as asked, sorted; Component is "services"
 }
 
+// Patch is what has changed of a Plan. The zero key of Fronts never does.
+type Patch struct {
+	Set   map[FrontKey]Front
+	Del   []FrontKey
+	Total int // fronts that there are now
+	// Health and Lines are as in Plan.
+	Health map[uint16]Health
+	Lines  []status.Line
+}
+
 // Health is the number of backends on this node of a Service whose
 // externalTrafficPolicy is Local.
 type Health struct {
 	Namespace, Name string
 	Local           int
 }
+
+func (h Health) service() string { return h.Namespace + "/" + h.Name }
 
 // Base is what node and configuration fix.
 type Base struct {
