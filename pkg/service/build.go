@@ -33,9 +33,9 @@ func compareClaims(a, b claim) int {
 
 // builder makes the claims of one Service.
 type builder struct {
-	base   *Base
-	slices []wire.Slice
-	add    func(FrontKey, claim)
+	base  *Base
+	ports map[named][]served
+	add   func(FrontKey, claim)
 
 	lines      []status.Line
 	healthPort uint16
@@ -55,8 +55,7 @@ func (b *builder) port(key model.ServicePortKey, s model.ServicePort) {
 	all := b.backends(key, s)
 	b.checkRanges(key, s.SourceRanges)
 	for _, six := range []bool{false, true} {
-		of := slices.DeleteFunc(slices.Clone(all), func(e backend) bool { return e.Addr.Is6() != six })
-		b.family(key, s, of, six)
+		b.family(key, s, all, six)
 	}
 	if s.ExternalLocal && s.HealthCheckNodePort != 0 {
 		b.healthPort = s.HealthCheckNodePort
@@ -80,21 +79,42 @@ func (b *builder) ready() int {
 	return max(six, len(b.local)-six)
 }
 
+// named is how a Service's port finds those of slices.
+type named struct {
+	name     string
+	protocol uint8
+}
+
+// served is a port of a slice.
+type served struct {
+	slice *wire.Slice
+	port  uint16
+}
+
+// index says where ports are: a Service may have thousands.
+func index(slices []wire.Slice) map[named][]served {
+	out := map[named][]served{}
+	for i := range slices {
+		for _, p := range slices[i].Ports {
+			if p.Port != 0 {
+				k := named{p.Name, p.Protocol}
+				out[k] = append(out[k], served{&slices[i], p.Port})
+			}
+		}
+	}
+	return out
+}
+
 // backends are the endpoints that have the port, of all slices.
 func (b *builder) backends(key model.ServicePortKey, s model.ServicePort) []backend {
 	var out []backend
-	for _, slice := range b.slices {
-		for _, p := range slice.Ports {
-			if p.Name != key.Port || p.Protocol != s.Protocol || p.Port == 0 {
-				continue
+	for _, p := range b.ports[named{key.Port, s.Protocol}] {
+		for _, e := range p.slice.Endpoints {
+			if a := e.Addr; a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast() {
+				b.lines = append(b.lines, line(key, fmt.Sprintf("endpoint %v is refused: it is no address of a pod or a host", a), "take it out of the EndpointSlice"))
+				continue // the API refuses these as well; a socket's own host must not be a backend
 			}
-			for _, e := range slice.Endpoints {
-				if a := e.Addr; a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast() {
-					b.lines = append(b.lines, line(key, fmt.Sprintf("endpoint %v is refused: it is no address of a pod or a host", a), "take it out of the EndpointSlice"))
-					continue // the API refuses these as well; a socket's own host must not be a backend
-				}
-				out = append(out, backend{e, p.Port})
-			}
+			out = append(out, backend{e, p.port})
 		}
 	}
 	slices.SortFunc(out, func(x, y backend) int {
@@ -113,16 +133,17 @@ func (b *builder) family(key model.ServicePortKey, s model.ServicePort, all []ba
 	if !clusterIP.IsValid() {
 		return
 	}
+	all = slices.DeleteFunc(slices.Clone(all), func(e backend) bool { return e.Addr.Is6() != six })
 	cluster := usable(b.near(all))
-	local := usable(onNode(all, b.base.Node))
 	everybody := b.front(key, s, cluster, Reject)
-	none := Drop // others have some
-	if len(cluster) == 0 {
-		none = Reject
+	inside, here := everybody, everybody
+	if s.InternalLocal || s.ExternalLocal {
+		none := Drop // others have some
+		if len(cluster) == 0 {
+			none = Reject
+		}
+		here = b.front(key, s, usable(onNode(all, b.base.Node)), none)
 	}
-	here := b.front(key, s, local, none)
-
-	inside := everybody
 	if s.InternalLocal {
 		inside = here
 	}
@@ -263,12 +284,12 @@ func (b *builder) near(all []backend) []backend {
 		var out []backend
 		whole := kind.us != ""
 		for _, e := range all {
-			hints := strings.Split(kind.hints(e), ",")
+			hints := kind.hints(e)
 			switch {
 			case !e.Ready:
-			case hints[0] == "":
+			case hints == "":
 				whole = false
-			case slices.Contains(hints, kind.us):
+			case whole && slices.Contains(strings.Split(hints, ","), kind.us):
 				out = append(out, e)
 			}
 		}

@@ -295,13 +295,13 @@ func (p *Planner) hostPorts(r ref, pod model.Pod, add func(FrontKey, claim)) {
 
 // builder returns the builder of a Service's claims, with its slices decoded.
 func (p *Planner) builder(r ref) *builder {
-	b := &builder{base: &p.base, local: map[netip.Addr]bool{}}
+	var all []wire.Slice
 	for k := range p.of(r).slices {
 		if s, err := wire.DecodeSlice([]byte(p.slices[k])); err == nil {
-			b.slices = append(b.slices, s)
+			all = append(all, s)
 		}
 	}
-	return b
+	return &builder{base: &p.base, ports: index(all), local: map[netip.Addr]bool{}}
 }
 
 // lines are what can't be done: by Service, and which claims lost.
