@@ -16,6 +16,7 @@ var (
 	descDrops = prometheus.NewDesc("clustermesh_drops_total", "Packets that the node's filters dropped, by reason.", []string{"reason"}, nil)
 	descSocks = prometheus.NewDesc("clustermesh_socketlb_sockets_total", "Sockets and datagrams to Services, by outcome: forwarded to a backend, or missed and left to nftables.", []string{"outcome"}, nil)
 	descLeft  = prometheus.NewDesc("clustermesh_socketlb_left_fronts", "Addresses of Services that have no room in the maps of socket load-balancing and are left to nftables.", nil, nil)
+	descFull  = prometheus.NewDesc("clustermesh_services_affinity_full_total", "Clients of Services with session affinity that could not be remembered, for the kernel's map was full.", nil, nil)
 	descLines = prometheus.NewDesc("clustermesh_status_lines", "Lines of the agent's status, by level.", []string{"level"}, nil)
 	descReady = prometheus.NewDesc("clustermesh_agent_ready", "1 while pods can be wired.", nil, nil)
 )
@@ -25,7 +26,7 @@ type collector struct{ *agent }
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descDrops, descSocks, descLeft, descLines, descReady} {
+	for _, d := range []*prometheus.Desc{descDrops, descSocks, descLeft, descFull, descLines, descReady} {
 		ch <- d
 	}
 }
@@ -38,6 +39,10 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		counters, err := read(ctx)
 		if err != nil {
 			ch <- prometheus.NewInvalidMetric(descDrops, err)
+		}
+		if full, has := counters[nft.AffinityFull]; has {
+			ch <- prometheus.MustNewConstMetric(descFull, prometheus.CounterValue, float64(full.Packets))
+			delete(counters, nft.AffinityFull)
 		}
 		for name, n := range counters {
 			ch <- prometheus.MustNewConstMetric(descDrops, prometheus.CounterValue, float64(n.Packets), strings.TrimPrefix(name, "drop_"))

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -275,6 +277,48 @@ func TestServiceAffinity(t *testing.T) {
 		if len(seen) != 2 || min(seen[l.a], seen[l.remote]) < 10 {
 			t.Errorf("60 connections without affinity: %v", seen)
 		}
+	}
+}
+
+// TestServiceAffinityFull: where no more clients can be remembered, those who come
+// are served without, and counted.
+func TestServiceAffinityFull(t *testing.T) {
+	if testing.Short() {
+		t.Skip("fills a map with 262,144 clients")
+	}
+	l := newServiceLab(t, model.EncapDirect)
+	stays := to(t, l.at(l.a, false), l.at(l.remote, false))
+	stays.AffinitySeconds = 3600
+	vip := front("10.96.0.1:80")
+	converge(t, "services", l.services, map[service.FrontKey]service.Front{{}: {}, vip: stays})
+	var text strings.Builder
+	for i := range 1 << 18 {
+		if i%1024 == 0 {
+			text.WriteString("}\nadd element inet clustermesh-services stay4 {")
+		}
+		fmt.Fprintf(&text, "11.%d.%d.%d . 10.96.0.1 . tcp . 80 : 10.1.0.9 . 80,", i>>16, i>>8&255, i&255)
+	}
+	file := filepath.Join(t.TempDir(), "clients.nft")
+	must(t, os.WriteFile(file, []byte(strings.TrimPrefix(text.String(), "}\n")+"}\n"), 0o600))
+	run(t, l.node.space, "nft", "-f", file)
+	seen := map[*testPod]int{}
+	for range 20 {
+		seen[l.who(t, vip)]++
+	}
+	if len(seen) != 2 {
+		t.Errorf("20 connections went to %d backends, want both", len(seen))
+	}
+	counters, err := l.services.Counters(t.Context())
+	must(t, err)
+	if n := counters["affinity_full"].Packets; n != 20 {
+		t.Errorf("%d clients counted, want 20", n)
+	}
+	start := time.Now()
+	// A backend goes: clients of the Service are forgotten, all of them those of one that was none.
+	converge(t, "services", l.services, map[service.FrontKey]service.Front{{}: {}, vip: {Slots: to(t, l.at(l.a, false)).Slots, AffinitySeconds: 3600}})
+	t.Logf("clients forgotten after %v", time.Since(start))
+	if left := strings.Count(run(t, l.node.space, "nft", "list", "map", "inet", "clustermesh-services", "stay4"), "expires"); left != 0 {
+		t.Errorf("%d clients of a backend that is gone are remembered", left)
 	}
 }
 

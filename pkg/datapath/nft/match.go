@@ -126,7 +126,11 @@ func notrack() exprs          { return exprs{&expr.Notrack{}} }
 
 // drop counts the packet under a name and drops it.
 func drop(counter string) exprs {
-	return join(exprs{&expr.Objref{Type: unix.NFT_OBJECT_COUNTER, Name: counter}}, verdict(expr.VerdictDrop))
+	return join(count(counter), verdict(expr.VerdictDrop))
+}
+
+func count(counter string) exprs {
+	return exprs{&expr.Objref{Type: unix.NFT_OBJECT_COUNTER, Name: counter}}
 }
 
 // stateNew is the first packet of a connection.

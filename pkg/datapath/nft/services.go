@@ -40,7 +40,7 @@ func NewServices(space nl.Space, vips []netip.Prefix) *Services {
 
 func (t *Services) tables(stays []stay) []table { return []table{servicesSkeleton(t.vips, stays)} }
 
-// Counters returns what has been dropped, by reason (drop_…).
+// Counters returns what has been dropped, by reason (drop_…), and AffinityFull.
 func (t *Services) Counters(context.Context) (map[string]Counter, error) {
 	return t.counters(t.tables(nil))
 }
@@ -78,6 +78,9 @@ func (t *Services) list() (map[service.FrontKey]service.Front, error) {
 	for _, s := range sets {
 		if !sameShape(s, serviceSets()) {
 			return nil, nil
+		}
+		if s.name[:len(s.name)-1] == setStay {
+			continue // what clients made, and may be many
 		}
 		elements, err := readElements(t.reader, servicesTable, s.name)
 		if err != nil {
@@ -245,12 +248,15 @@ func (t *Services) forget(changes []frontChange) error {
 			maps.Copy(changed[inside], backends)
 		}
 	}
-	if len(changed) == 0 {
-		return nil
-	}
 	for _, f := range families {
-		if err := t.forgetFamily(f, changed); err != nil {
-			return err
+		for k := range changed {
+			if k.Addr.Is6() != f.six {
+				continue
+			}
+			if err := t.forgetFamily(f, changed); err != nil {
+				return err
+			}
+			break
 		}
 	}
 	return nil
@@ -265,24 +271,41 @@ func (t *Services) forgetFamily(f ip, changed map[service.FrontKey]map[string]bo
 		return err
 	}
 	n := f.addrBytes()
-	set := &nftables.Set{Table: &nftables.Table{Family: nftables.TableFamilyINet, Name: servicesName}, Name: f.set(setStay)}
+	var gone []nftables.SetElement
 	for _, e := range elements {
 		if len(e.key) < n || len(e.data) < n+2 {
 			continue
 		}
 		front, ok := parseFrontKey(e.key[n:], f, false)
-		if backends := changed[front]; !ok || backends == nil || backends[string(e.data[:n+2])] {
-			continue
-		}
-		if err := t.writer.SetDeleteElements(set, []nftables.SetElement{{Key: e.key}}); err != nil {
-			return errors.Join(err, t.closeWriter())
-		}
-		if err := t.flush("change"); err != nil && !errors.Is(err, unix.ENOENT) { // it may just have expired
-			return err
-		}
-		if err := t.open(); err != nil { // again, after an error
-			return err
+		if backends := changed[front]; ok && backends != nil && !backends[string(e.data[:n+2])] {
+			gone = append(gone, nftables.SetElement{Key: e.key})
 		}
 	}
-	return nil
+	return t.deleteClients(f.set(setStay), gone)
+}
+
+// deleteClients deletes elements of which some may expire meanwhile: a
+// transaction that fails for that is halved.
+func (t *Services) deleteClients(name string, gone []nftables.SetElement) error {
+	if len(gone) == 0 {
+		return nil
+	}
+	if err := t.open(); err != nil { // again, after an error
+		return err
+	}
+	set := &nftables.Set{Table: &nftables.Table{Family: nftables.TableFamilyINet, Name: servicesName}, Name: name}
+	for part := range slices.Chunk(gone, chunk) {
+		if err := t.writer.SetDeleteElements(set, part); err != nil {
+			return errors.Join(err, t.closeWriter())
+		}
+	}
+	err := t.flush("change")
+	switch half := len(gone) / 2; {
+	case !errors.Is(err, unix.ENOENT):
+		return err
+	case half == 0:
+		return nil
+	default:
+		return errors.Join(t.deleteClients(name, gone[:half]), t.deleteClients(name, gone[half:]))
+	}
 }

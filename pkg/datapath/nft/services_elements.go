@@ -163,9 +163,6 @@ func (k *kernelFronts) take(set string, elements []element) {
 	if set[len(set)-1] == '6' {
 		f = families[1]
 	}
-	if name == setStay {
-		return
-	}
 	n := f.addrBytes()
 	for _, e := range elements {
 		key, ok := parseFrontKey(e.key, f, name == setOutside || name == setOutSlot)

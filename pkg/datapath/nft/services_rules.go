@@ -152,6 +152,8 @@ func pick(n int, outside bool) []rule {
 }
 
 // rules sends a client where it went before, and remembers where a new one goes.
+// Where there is no room for that, the second rule ends at its dynset, and the
+// third sends the client on without.
 // All 16 registers are in use for IPv6: client 4, front 6, slot 1, backend 5.
 func (s stay) rules() []rule {
 	var out []rule
@@ -164,7 +166,8 @@ func (s stay) rules() []rule {
 		}
 		out = append(out,
 			rule{"known client", join(key, f.lookup(setStay, reg0, slot), keep(slot))},
-			rule{"", join(key, random(s.slots, slot), f.lookup(slotSet(s.outside), front, slot+1), keep(slot+1))})
+			rule{"", join(key, random(s.slots, slot), f.lookup(slotSet(s.outside), front, slot+1), keep(slot+1))},
+			rule{"not remembered", join(key, random(s.slots, slot), f.lookup(slotSet(s.outside), front, slot+1), count(AffinityFull), f.translate(slot+1))})
 	}
 	return out
 }
@@ -202,6 +205,10 @@ func serviceSets() []*nftables.Set {
 	return out
 }
 
+// AffinityFull counts clients that can't stay with their backend, for there are
+// too many of them.
+const AffinityFull = "affinity_full"
+
 const dropRange = "drop_source_range" // to an address of a load balancer, from a client that may not use it
 
 // servicesSkeleton is the table without elements.
@@ -224,7 +231,7 @@ func servicesSkeleton(vips []netip.Prefix, stays []stay) table {
 	for _, s := range stays {
 		chains = append(chains, chain{name: s.chain(), rules: s.rules()})
 	}
-	return table{nftables.TableFamilyINet, servicesName, chains, serviceSets(), []string{dropRange}}
+	return table{nftables.TableFamilyINet, servicesName, chains, serviceSets(), []string{dropRange, AffinityFull}}
 }
 
 func toFronts() []rule {
