@@ -1,6 +1,7 @@
 package datapath_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -20,6 +21,7 @@ import (
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/reconcile"
 	"github.com/clustermesh/clustermesh/pkg/service"
+	"github.com/clustermesh/clustermesh/pkg/state"
 	"github.com/clustermesh/clustermesh/pkg/wire"
 )
 
@@ -395,6 +397,81 @@ func TestServicesScale(t *testing.T) {
 	if !same(t, "services", x, before) {
 		t.Error("not as planned in the end")
 	}
+}
+
+// TestServicesMany: 50,000 Services are programmed and found again, a change of one
+// is a transaction with that one, and a thousand flips that come faster than they
+// are applied end as the last one says.
+func TestServicesMany(t *testing.T) {
+	if testing.Short() {
+		t.Skip("loads 50,000 Services")
+	}
+	const many = 50_000
+	planner := service.NewPlanner()
+	planner.SetBase(service.Base{Node: "n1"})
+	ports, slices := map[model.ServicePortKey]model.ServicePort{}, map[model.SliceKey]string{}
+	for i := range many {
+		ports[model.ServicePortKey{Namespace: "default", Name: fmt.Sprint("s", i)}] = model.ServicePort{Protocol: 6, Port: 80,
+			ClusterIPs: model.Addrs{V4: netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)})}}
+		slices[model.SliceKey{Namespace: "default", Name: fmt.Sprint("s", i)}] = crowdSlice(i, 3)
+	}
+	planner.SetPorts(ports, nil)
+	planner.SetSlices(slices, nil)
+	space := newSpace(t)
+	target := &counting{Target: newServices(t, space)}
+	table := state.New[service.FrontKey, service.Front]()
+	publish := func(p *service.Patch) {
+		p.Set[service.FrontKey{}] = service.Front{}
+		table.Update("plan", p.Set, p.Del)
+	}
+	publish(planner.Update())
+	all := func() reconcile.Orphan[service.FrontKey] { return func(service.FrontKey) bool { return true } }
+	loop := reconcile.NewTableLoop("services", target, table, all, reconcile.Options{Resync: time.Hour})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- loop.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	start := time.Now()
+	must(t, loop.Sync(ctx))
+	t.Logf("%d Services in the kernel after %v", many, time.Since(start))
+	lists, applied := target.lists, target.rows
+	if applied != many+1 {
+		t.Errorf("%d rows applied from cold, want %d", applied, many+1)
+	}
+	start = time.Now()
+	for i := range 1001 {
+		planner.SetSlices(map[model.SliceKey]string{{Namespace: "default", Name: "s7"}: crowdSlice(7, 2+i%2)}, nil)
+		publish(planner.Update())
+	}
+	must(t, loop.Sync(ctx))
+	t.Logf("1,001 flips settled after %v, in %d rows", time.Since(start), target.rows-applied)
+	if target.lists != lists || target.rows == applied || target.rows-applied > 1001 {
+		t.Errorf("%d lists and %d rows for 1,001 flips of one Service, want no list and at most 1,001", target.lists-lists, target.rows-applied)
+	}
+	start = time.Now()
+	found, err := newServices(t, space).List(ctx)
+	must(t, err)
+	t.Logf("found again in %v", time.Since(start))
+	if want := table.Rows(); !maps.Equal(found, want) {
+		t.Errorf("%d rows found, not as the %d planned", len(found), len(want))
+	}
+}
+
+// counting counts what a target is asked for. Its loop alone writes the numbers,
+// before Sync returns.
+type counting struct {
+	reconcile.Target[service.FrontKey, service.Front]
+	lists, rows int
+}
+
+func (c *counting) List(ctx context.Context) (map[service.FrontKey]service.Front, error) {
+	c.lists++
+	return c.Target.List(ctx)
+}
+
+func (c *counting) Apply(ctx context.Context, set map[service.FrontKey]service.Front, del []service.FrontKey) map[service.FrontKey]error {
+	c.rows += len(set) + len(del)
+	return c.Target.Apply(ctx, set, del)
 }
 
 // crowdSlice is the slice of Service i with n backends.
