@@ -55,6 +55,11 @@ type services struct {
 	datagrams uint64 // guarded by mu: changes of UDP fronts
 }
 
+// servicesEvery is how often the elements are read back. The kernel tells when
+// somebody else changes the table, and goes through a set from its beginning for
+// every 32 KiB that it lists: 500,000 slots take 40 s, in which nothing is changed.
+const servicesEvery = 10 * time.Minute
+
 func newServices(a *agent, opt reconcile.Options) (*services, error) {
 	vips := a.cfg.Cluster.ServiceCIDRs
 	if a.cfg.Services.KubeProxy == config.KubeProxyKeep {
@@ -68,8 +73,10 @@ func newServices(a *agent, opt reconcile.Options) (*services, error) {
 		s.ports.Expect(kube.Source)
 		s.slices.Expect(kube.Source)
 	}
+	fastOpt := opt
+	opt.Resync = servicesEvery
 	s.loop = reconcile.NewTableLoop("services", s.target, s.fronts, s.orphans, opt, s.change.subscribe())
-	fast, err := s.newSockets(a.opt, opt)
+	fast, err := s.newSockets(a.opt, fastOpt)
 	s.fast = fast
 	return s, err
 }

@@ -448,6 +448,16 @@ func TestServicesMany(t *testing.T) {
 	if target.lists != lists || target.rows == applied || target.rows-applied > 1001 {
 		t.Errorf("%d lists and %d rows for 1,001 flips of one Service, want no list and at most 1,001", target.lists-lists, target.rows-applied)
 	}
+	var took []time.Duration
+	for i := range 40 {
+		start := time.Now()
+		planner.SetSlices(map[model.SliceKey]string{{Namespace: "default", Name: fmt.Sprint("s", 7*i)}: crowdSlice(7*i, 2+2*(i%2))}, nil)
+		publish(planner.Update())
+		must(t, loop.Sync(ctx))
+		took = append(took, time.Since(start))
+	}
+	sort(took)
+	t.Logf("one EndpointSlice changed: p50 %v, worst %v", took[len(took)/2], took[len(took)-1])
 	start = time.Now()
 	found, err := newServices(t, space).List(ctx)
 	must(t, err)
