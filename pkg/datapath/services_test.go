@@ -282,6 +282,30 @@ func TestServiceAffinity(t *testing.T) {
 	}
 }
 
+// TestServiceAffinityTimeouts: a Service whose timeout changes again and again
+// leaves no chains behind, nor does a restart of the agent keep them.
+func TestServiceAffinityTimeouts(t *testing.T) {
+	s := newSpace(t)
+	x := newServices(t, s)
+	other := to(t, "10.1.0.9:80")
+	other.AffinitySeconds = 5
+	for seconds := range uint32(6) {
+		if seconds == 4 {
+			x = newServices(t, s)
+		}
+		stays := to(t, "10.1.0.1:80", "10.1.0.2:80")
+		stays.AffinitySeconds = 10800 + seconds
+		converge(t, "services", x, map[service.FrontKey]service.Front{{}: {}, front("10.96.0.1:80"): stays, front("10.96.0.2:80"): other})
+	}
+	chains := run(t, s, "nft", "list", "chains", "inet")
+	if n := strings.Count(chains, "chain pick2_stay"); n == 0 || n > 2 { // the last, and the one before, which was in use when it was made
+		t.Errorf("%d chains for one Service with two backends:\n%s", n, chains)
+	}
+	if !strings.Contains(chains, "chain pick1_stay5 ") {
+		t.Error("the chain of another Service is gone")
+	}
+}
+
 // TestServiceAffinityFull: where no more clients can be remembered, those who come
 // are served without, and counted.
 func TestServiceAffinityFull(t *testing.T) {

@@ -173,7 +173,7 @@ func (t *Services) commit(changes []frontChange) error {
 		return errors.Join(err, t.closeWriter())
 	}
 	if err := t.flush("change"); err != nil {
-		t.rebuild = t.rebuild || len(stays) != len(t.stays) || changes[0].key == (service.FrontKey{})
+		t.rebuild = t.rebuild || !slices.Equal(stays, t.stays) || changes[0].key == (service.FrontKey{})
 		return err
 	}
 	t.stays, t.rebuild = stays, false
@@ -181,24 +181,43 @@ func (t *Services) commit(changes []frontChange) error {
 }
 
 // rules queues the rules where they are asked for, or have to be others: chains
-// for clients that stay come with the first front that needs them. It returns
-// those that there are then.
+// for clients that stay come with the first front that needs them; those that
+// none needs any more go with the next that come. It returns those that there are
+// then.
 func (t *Services) rules(changes []frontChange) ([]stay, error) {
-	stays := slices.Clone(t.stays)
+	stays, all := slices.Clone(t.stays), changes[0].key == (service.FrontKey{})
 	for _, c := range changes {
 		if s, ok := stayOf(c.key, c.front); ok && !c.del && !slices.Contains(stays, s) {
-			stays = append(stays, s)
+			stays, all = append(stays, s), true
 		}
 	}
-	slices.SortFunc(stays, compareStays)
 	switch {
 	case t.rebuild:
 		t.held = map[service.FrontKey]service.Front{}
+		stays = t.needed(changes)
 		return stays, t.rebuildTables(t.tables(stays))
-	case len(stays) != len(t.stays) || changes[0].key == (service.FrontKey{}):
+	case all:
+		stays = t.needed(changes)
 		return stays, t.replaceTables(t.tables(stays))
 	}
 	return stays, nil
+}
+
+// needed are the chains for clients that stay which changes need, and fronts as
+// they are before: their elements go after the rules.
+func (t *Services) needed(changes []frontChange) []stay {
+	used := map[stay]bool{}
+	for k, f := range t.held {
+		if s, ok := stayOf(k, f); ok {
+			used[s] = true
+		}
+	}
+	for _, c := range changes {
+		if s, ok := stayOf(c.key, c.front); ok && !c.del {
+			used[s] = true
+		}
+	}
+	return slices.SortedFunc(maps.Keys(used), compareStays)
 }
 
 // elements queues the elements of fronts.
