@@ -149,6 +149,33 @@ func TestServicesMeddledWith(t *testing.T) {
 	}
 }
 
+// TestServicesRefused (invariant R4): a row that the kernel refuses keeps no other
+// from its place, not even when it wants a chain that is not there yet.
+func TestServicesRefused(t *testing.T) {
+	for name, seconds := range map[string]uint32{"without": 0, "with a new chain": 77} {
+		t.Run(name, func(t *testing.T) {
+			space := newSpace(t)
+			x := newServices(t, space)
+			held := map[service.FrontKey]service.Front{{}: {}, front("10.96.0.1:80"): to(t, "10.1.0.1:80"), front("[fd00:96::1]:80"): {Verdict: service.Reject}}
+			converge(t, "services", x, held)
+			bad := to(t, "10.1.0.3:80")
+			bad.AffinitySeconds, bad.Ranges = seconds, "10.0.0.0/8 10.1.0.0/16" // overlapping: the planner joins those
+			want := maps.Clone(held)
+			want[front("10.96.0.3:80")], want[front("10.96.0.4:80")] = to(t, "10.1.0.4:80"), to(t, "10.1.0.5:80")
+			set := maps.Clone(want)
+			set[front("10.96.0.2:80")] = bad
+			for k := range held {
+				delete(set, k)
+			}
+			failed := x.Apply(t.Context(), set, nil)
+			if len(failed) != 1 || failed[front("10.96.0.2:80")] == nil {
+				t.Errorf("refused: %v, want 10.96.0.2 alone", failed)
+			}
+			shows(t, newServices(t, space), want)
+		})
+	}
+}
+
 // serviceLab is a node with two pods, another node with one, and a client on
 // the fabric that is no node.
 type serviceLab struct {

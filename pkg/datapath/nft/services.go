@@ -109,7 +109,7 @@ func (t *Services) Apply(_ context.Context, set map[service.FrontKey]service.Fro
 	for _, k := range del {
 		changes = append(changes, frontChange{key: k, del: true})
 	}
-	slices.SortFunc(changes, func(a, b frontChange) int { return a.key.Addr.Compare(b.key.Addr) }) // the rules first
+	slices.SortFunc(changes, compareChanges)
 	failed := map[service.FrontKey]error{}
 	t.try(changes, failed)
 	if err := t.forget(changes); err != nil {
@@ -136,7 +136,6 @@ func (t *Services) try(changes []frontChange, failed map[service.FrontKey]error)
 	err := t.commit(changes)
 	switch {
 	case err == nil:
-		t.remember(changes)
 	case len(changes) == 1:
 		failed[changes[0].key] = err
 	default:
@@ -165,20 +164,44 @@ func (t *Services) commit(changes []frontChange) error {
 		t.held, t.stays = map[service.FrontKey]service.Front{}, nil
 		return t.deleteTables(t.tables(nil)) // and all elements with it
 	}
+	before := t.held
+	if t.rebuild { // with all that is there: what is refused must not take it along
+		changes, t.held = t.withHeld(changes), map[service.FrontKey]service.Front{}
+	}
 	stays, err := t.rules(changes)
 	if err == nil {
 		err = t.elements(changes)
 	}
 	if err != nil {
+		t.held = before
 		return errors.Join(err, t.closeWriter())
 	}
 	if err := t.flush("change"); err != nil {
+		t.held = before
 		t.rebuild = t.rebuild || !slices.Equal(stays, t.stays) || changes[0].key == (service.FrontKey{})
 		return err
 	}
 	t.stays, t.rebuild = stays, false
+	t.remember(changes)
 	return nil
 }
+
+// withHeld adds what is held, as it is, to changes.
+func (t *Services) withHeld(changes []frontChange) []frontChange {
+	rest := maps.Clone(t.held)
+	for _, c := range changes {
+		delete(rest, c.key)
+	}
+	all := slices.Clone(changes) // the caller goes on to halves of it
+	for k, f := range rest {
+		all = append(all, frontChange{key: k, front: f})
+	}
+	slices.SortFunc(all, compareChanges)
+	return all
+}
+
+// compareChanges puts the rules first.
+func compareChanges(a, b frontChange) int { return a.key.Addr.Compare(b.key.Addr) }
 
 // rules queues the rules where they are asked for, or have to be others: chains
 // for clients that stay come with the first front that needs them; those that
@@ -193,7 +216,6 @@ func (t *Services) rules(changes []frontChange) ([]stay, error) {
 	}
 	switch {
 	case t.rebuild:
-		t.held = map[service.FrontKey]service.Front{}
 		stays = t.needed(changes)
 		return stays, t.rebuildTables(t.tables(stays))
 	case all:
