@@ -20,7 +20,7 @@ func BenchmarkFronts(b *testing.B) {
 			all[service.FrontKey{Addr: netip.AddrFrom4([4]byte{10, 96 + byte(i>>16), byte(i >> 8), byte(i)}), Protocol: tcp, Port: 80}] = service.Front{Slots: slots}
 		}
 		for name, f := range map[string]func(){
-			"clone": func() { maps.Clone(all) }, "fronts": func() { Fronts(all) }, "delta": func() { reconcile.Delta(all, all) }} {
+			"clone": func() { _ = maps.Clone(all) }, "fronts": func() { Fronts(all) }, "delta": func() { reconcile.Delta(all, all) }} {
 			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
