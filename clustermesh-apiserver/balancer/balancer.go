@@ -117,9 +117,10 @@ func (c *Controller) wanted() (map[lbpool.Key]string, bool) {
 	return wanted, true
 }
 
-// tell says in Events what Services could not get, once for each message.
+// tell says in Events what Services could not get and what pools can't give,
+// once for each message of a Service and each reason of a pool.
 func (c *Controller) tell(ctx context.Context) error {
-	told := map[lbpool.Key]string{}
+	told, reasons := map[lbpool.Key]string{}, map[string]string{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -127,15 +128,29 @@ func (c *Controller) tell(ctx context.Context) error {
 		case <-c.planned:
 		}
 		c.mu.Lock()
-		waiting := c.result.Waiting
+		result := c.result
 		c.mu.Unlock()
-		for key, message := range waiting {
+		for key, message := range result.Waiting {
 			if row, there := c.opt.Services.Get(key); there && told[key] != message {
 				c.opt.Recorder.OnService(key, row.UID, true, "NoLoadBalancerAddress", message)
 			}
 		}
-		told = waiting
+		told = result.Waiting
+		reasons = c.tellPools(result.Pools, reasons)
 	}
+}
+
+// tellPools returns the reasons that were told. That a pool is disabled is what
+// its owner wants, and no news to anybody.
+func (c *Controller) tellPools(pools map[string]lbpool.PoolState, told map[string]string) map[string]string {
+	out := map[string]string{}
+	for name, st := range pools {
+		out[name] = st.Reason
+		if row, there := c.opt.Pools.Get(name); there && st.Reason != "" && st.Reason != lbpool.ReasonDisabled && st.Reason != told[name] {
+			c.opt.Recorder.OnPool(name, row.UID, true, st.Reason, st.Message)
+		}
+	}
+	return out
 }
 
 func wake(c chan struct{}) {

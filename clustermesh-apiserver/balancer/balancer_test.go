@@ -184,6 +184,27 @@ func TestController(t *testing.T) {
 	s.shows("other", "lb.example.com")
 	s.reason("one", "Ready")
 
+	// A spec that the schema lets through and nobody can use takes nothing away.
+	p, err := s.c.Pools.Get(s.Context(), "one", metav1.GetOptions{})
+	s.must(err)
+	p.Spec.CIDRs = []string{"169.0.0.0/8"}
+	_, err = s.c.Pools.Update(s.Context(), p, metav1.UpdateOptions{})
+	s.must(err)
+	s.reason("one", lbpool.ReasonInvalid)
+	s.eventually("an Event says so", func() bool {
+		list, err := s.c.CoreV1().Events("default").List(s.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=one,reason=" + lbpool.ReasonInvalid})
+		s.must(err)
+		return len(list.Items) == 1 && strings.Contains(list.Items[0].Message, "169.254.0.0/16")
+	})
+	s.shows("a", "192.0.2.1")
+	p, err = s.c.Pools.Get(s.Context(), "one", metav1.GetOptions{}) // its status was written
+	s.must(err)
+	p.Spec.CIDRs = []string{"192.0.2.0/30"}
+	_, err = s.c.Pools.Update(s.Context(), p, metav1.UpdateOptions{})
+	s.must(err)
+	s.reason("one", "Ready")
+	s.shows("a", "192.0.2.1")
+
 	// Somebody takes our address out of a status, and adds a name.
 	patch = `{"status":{"loadBalancer":{"ingress":[{"hostname":"a.example.com"}]}}}`
 	_, err = s.c.CoreV1().Services("default").Patch(s.Context(), "a", types.MergePatchType, []byte(patch), metav1.PatchOptions{}, "status")
@@ -205,7 +226,7 @@ func TestController(t *testing.T) {
 	s.reason("pods", lbpool.ReasonOverlaps)
 	s.pool("two", "198.51.100.0/30")
 	s.reason("two", "Ready")
-	p, err := s.c.Pools.Get(s.Context(), "one", metav1.GetOptions{})
+	p, err = s.c.Pools.Get(s.Context(), "one", metav1.GetOptions{})
 	s.must(err)
 	p.Spec.ServiceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"no": "body"}}
 	_, err = s.c.Pools.Update(s.Context(), p, metav1.UpdateOptions{})

@@ -30,6 +30,11 @@ func (r Recorder) OnPeer(p Peer, warning bool, reason, message string) {
 	r.on(&corev1.ObjectReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Peer", Name: p.Name, UID: types.UID(p.UID)}, warning, reason, message)
 }
 
+// OnPool writes an event about a LoadBalancerPool.
+func (r Recorder) OnPool(name, uid string, warning bool, reason, message string) {
+	r.on(&corev1.ObjectReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "LoadBalancerPool", Name: name, UID: types.UID(uid)}, warning, reason, message)
+}
+
 // OnNode writes an event about a node. Kubernetes shows those whose UID is the node's name.
 func (r Recorder) OnNode(node string, warning bool, reason, message string) {
 	r.on(&corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node, UID: types.UID(node)}, warning, reason, message)

@@ -39,7 +39,8 @@ type PoolState struct {
 
 // Allocate gives every Service an address of each of its families. What a
 // Service has it keeps as long as it may: the address lies in a pool that
-// matches, and nothing else uses it, whatever else has become of the pool. Then
+// matches, or nobody can tell which one it lies in because a spec can't be read,
+// and nothing else uses it, whatever else has become of the pool. Then
 // addresses that are asked for are given, then the lowest free ones of the
 // oldest pool; older Services are served first.
 func Allocate(in Input) Result {
@@ -111,7 +112,7 @@ func newAllocator(in Input) *allocator {
 // keep lets a Service have what we gave it.
 func (a *allocator) keep(c *candidate) {
 	for _, addr := range Addrs(c.Ours) {
-		if a.valid(c, addr) && a.owner[addr] == nil && !c.has[familyOf(addr)].IsValid() {
+		if a.keeps(c, addr) && a.owner[addr] == nil && !c.has[familyOf(addr)].IsValid() {
 			a.take(c, addr)
 		}
 	}
@@ -213,6 +214,9 @@ func (a *allocator) fill(c *candidate) {
 			c.refuse("no IPv%s address is left in pool %s", family, strings.Join(full, ", "))
 		}
 	}
+	if i := slices.IndexFunc(c.pools, func(p *pool) bool { return p.Invalid != "" }); i >= 0 && len(c.has)+len(c.trouble) == 0 {
+		c.refuse("pool %s can't be used: %s", c.pools[i].name, c.pools[i].Invalid)
+	}
 }
 
 // next is the lowest free address of a pool, not valid if there is none.
@@ -243,7 +247,13 @@ func (a *allocator) take(c *candidate, addr netip.Addr) {
 	a.owner[addr], c.has[familyOf(addr)] = c, addr
 }
 
-// valid tells whether a Service may go on using an address.
+// keeps tells whether a Service may go on using an address that it has from us.
+func (a *allocator) keeps(c *candidate, addr netip.Addr) bool {
+	p := poolOf(a.pools, addr)
+	return a.valid(c, addr) || p != nil && p.Invalid != "" && c.wants(familyOf(addr)) && !a.taken.has(addr)
+}
+
+// valid tells whether a Service may use an address of a pool.
 func (a *allocator) valid(c *candidate, addr netip.Addr) bool {
 	return c.wants(familyOf(addr)) && slices.ContainsFunc(c.pools, func(p *pool) bool { return p.contains(addr) }) && !a.taken.has(addr)
 }
@@ -267,13 +277,11 @@ func (a *allocator) result() Result {
 		var has model.Addrs
 		for _, addr := range c.has {
 			has = has.Add(addr)
-			if i := slices.IndexFunc(a.pools, func(p *pool) bool { return p.contains(addr) }); i >= 0 {
-				name := a.pools[i].name
-				if used[name] == nil {
-					used[name] = map[string]int64{}
-				}
-				used[name][familyOf(addr)]++
+			name := poolOf(a.pools, addr).name
+			if used[name] == nil {
+				used[name] = map[string]int64{}
 			}
+			used[name][familyOf(addr)]++
 		}
 		if has != (model.Addrs{}) {
 			out.Given[c.key] = has

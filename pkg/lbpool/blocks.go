@@ -1,6 +1,8 @@
 package lbpool
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"math/big"
 	"net/netip"
@@ -12,34 +14,55 @@ import (
 // network of four addresses or more the first is left out, since it stands for
 // the network (or for any router, RFC 4291, section 2.6.1), and of an IPv4 one
 // the last, which is the broadcast address: some clients and switches refuse to
-// talk to them. A range has exactly what it says.
+// talk to them. A range has exactly what it says. Beside an error there is what
+// could be read: Services may have addresses of it.
 func ParseSpec(cidrs []string, ranges [][2]string) (blocks string, err error) {
 	var list []Range
-	for _, text := range cidrs {
-		p, err := netip.ParsePrefix(text)
-		if err != nil || p != p.Masked() || p.Addr().Is4In6() || p.Bits() == 0 {
-			return "", fmt.Errorf("spec.cidrs: %q is no network: use one such as 192.0.2.0/28 or 2001:db8::/120", text)
+	add := func(r Range, bad error) {
+		if bad = cmp.Or(bad, r.unfit()); bad == nil {
+			list = append(list, r)
 		}
-		list = append(list, usable(p))
+		err = cmp.Or(err, bad)
+	}
+	for _, text := range cidrs {
+		add(parseNetwork(text))
 	}
 	for _, pair := range ranges {
-		first, err1 := netip.ParseAddr(pair[0])
-		last, err2 := netip.ParseAddr(pair[1])
-		r := Range{first.Unmap(), last.Unmap()}
-		if err1 != nil || err2 != nil || first.Zone()+last.Zone() != "" || r.First.BitLen() != r.Last.BitLen() || r.Last.Less(r.First) {
-			return "", fmt.Errorf("spec.ranges: %q to %q is no range: use two addresses of one family, the lower one first", pair[0], pair[1])
+		add(parseRange(pair[0], pair[1]))
+	}
+	if len(cidrs)+len(ranges) == 0 {
+		err = errors.New("spec has no addresses: give spec.cidrs or spec.ranges")
+	}
+	return joinRanges(merge(list)), err
+}
+
+func parseNetwork(text string) (Range, error) {
+	p, err := netip.ParsePrefix(text)
+	if err != nil || p != p.Masked() || p.Addr().Is4In6() || p.Bits() == 0 {
+		return Range{}, fmt.Errorf("spec.cidrs: %q is no network: use one such as 192.0.2.0/28 or 2001:db8::/120", text)
+	}
+	return usable(p), nil
+}
+
+func parseRange(start, stop string) (Range, error) {
+	first, err1 := netip.ParseAddr(start)
+	last, err2 := netip.ParseAddr(stop)
+	r := Range{first.Unmap(), last.Unmap()}
+	if err1 != nil || err2 != nil || first.Zone()+last.Zone() != "" || r.First.BitLen() != r.Last.BitLen() || r.Last.Less(r.First) {
+		return Range{}, fmt.Errorf("spec.ranges: %q to %q is no range: use two addresses of one family, the lower one first", start, stop)
+	}
+	return r, nil
+}
+
+// unfit says what of a range can be nobody's address in front of a cluster: this
+// network, loopback, link-local, multicast, broadcast, and IPv4 in IPv6 (RFC 6890).
+func (r Range) unfit() error {
+	for _, text := range []string{"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", "::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8"} {
+		if no := netip.MustParsePrefix(text); r.First.IsValid() && r.overlaps(rangeOf(no)) {
+			return fmt.Errorf("spec: %v has addresses of %v, which can't be those of a load balancer: use addresses that clients can reach", r, no)
 		}
-		list = append(list, r)
 	}
-	if len(list) == 0 {
-		return "", fmt.Errorf("spec has no addresses: give spec.cidrs or spec.ranges")
-	}
-	for _, r := range list {
-		if a := r.First; a.IsLoopback() || a.IsMulticast() || a.IsUnspecified() || a.IsLinkLocalUnicast() {
-			return "", fmt.Errorf("spec: %v can't be an address of a load balancer: use addresses that clients can reach", a)
-		}
-	}
-	return joinRanges(merge(list)), nil
+	return nil
 }
 
 // usable is what a pool may give out of a network.

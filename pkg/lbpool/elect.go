@@ -41,7 +41,7 @@ type Election struct {
 type Elected struct {
 	Service Key
 	Pool    string
-	Node    string // empty: nobody can
+	Node    string // empty: nobody can, or may: the ends of a subnet are no host's
 	Subnet  netip.Prefix
 }
 
@@ -59,15 +59,15 @@ func Elect(in Election) map[netip.Addr]Elected {
 	out := map[netip.Addr]Elected{}
 	for key, s := range in.Services {
 		for _, addr := range Addrs(s.Ours) {
-			i := slices.IndexFunc(pools, func(p *pool) bool { return p.contains(addr) })
-			if i < 0 || pools[i].Silent || chosen[pools[i].name] == nil || !s.Balanced || taken.has(addr) {
+			p := poolOf(pools, addr)
+			if p == nil || p.Silent || chosen[p.name] == nil || !s.Balanced || taken.has(addr) {
 				continue
 			}
 			if other, twice := out[addr]; twice && other.Service.compare(key) < 0 {
 				continue // not of our making; all nodes have to choose the same
 			}
-			e := Elected{Service: key, Pool: pools[i].name, Subnet: subnetOf(in.Subnets, addr)}
-			if e.Subnet.IsValid() {
+			e := Elected{Service: key, Pool: p.name, Subnet: subnetOf(in.Subnets, addr)}
+			if e.Subnet.IsValid() && usable(e.Subnet).contains(addr) {
 				place := e.Pool + " " + e.Subnet.String()
 				if _, known := eligible[place]; !known {
 					eligible[place] = in.eligible(chosen[e.Pool], e.Subnet)
@@ -126,9 +126,9 @@ func matches(s labels.Selector, text string) bool {
 	return err == nil && s.Matches(set)
 }
 
-// winner is, of those that can, the node with the highest number made from its name and the address
-// (rendezvous hashing): addresses are spread, and a node that comes or goes
-// moves only those that it gets or had.
+// winner is, of those that can, the node with the highest number made from its
+// name and the address (rendezvous hashing): addresses are spread, and a node that
+// comes or goes moves only those that it gets or had.
 func winner(addr netip.Addr, nodes []string, can func(node string) bool) string {
 	best, most := "", uint64(0)
 	for _, n := range nodes {

@@ -16,9 +16,6 @@ const (
 )
 
 func (a *allocator) stateOf(name string, p Pool) PoolState {
-	if p.Invalid != "" {
-		return PoolState{Reason: ReasonInvalid, Message: p.Invalid}
-	}
 	if st, closed := a.closed[name]; closed {
 		return st
 	}
@@ -37,7 +34,9 @@ func (a *allocator) stateOf(name string, p Pool) PoolState {
 func (a *allocator) judge() map[string]PoolState {
 	out := map[string]PoolState{}
 	for i, p := range a.pools {
-		if message := a.overlap(a.pools[:i], p); message != "" {
+		if p.Invalid != "" {
+			out[p.name] = PoolState{Reason: ReasonInvalid, Message: p.Invalid + "; Services keep the addresses that they have"}
+		} else if message := a.overlap(a.pools[:i], p); message != "" {
 			out[p.name] = PoolState{Reason: ReasonOverlaps, Message: message}
 		} else if r, bad := a.outside(p); bad {
 			out[p.name] = PoolState{Reason: ReasonOutside, Message: fmt.Sprintf("%v is not in services.externalCIDRs, so no node would serve it: add it there, or use other addresses", r)}

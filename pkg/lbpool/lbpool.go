@@ -30,7 +30,9 @@ type Pool struct {
 	Generation  int64
 	CreatedUnix int64  // seconds since 1970; of two that overlap the older has the addresses
 	Blocks      string // ranges "first-last", separated by spaces; see ParseSpec
-	Invalid     string // why the spec can't be used; empty: it can
+	// Invalid says why the spec can't be used; empty: it can. The rest is what
+	// could be read of it. Such a pool gives nothing out and takes nothing away.
+	Invalid string
 
 	Services string // label selector in text form; empty: every Service
 	Nodes    string // the same for nodes that may answer
@@ -138,13 +140,13 @@ type pool struct {
 	chosen labels.Selector
 }
 
-// read returns the pools that can be read at all, the oldest first.
+// read returns the pools, the oldest first.
 func read(pools map[string]Pool) []*pool {
 	var out []*pool
 	for name, p := range pools {
 		chosen, err := labels.Parse(p.Services)
 		if p.Invalid != "" || err != nil {
-			continue
+			chosen = labels.Everything() // it says nothing about who must not keep what
 		}
 		out = append(out, &pool{p, name, parseBlocks(p.Blocks), chosen})
 	}
@@ -152,6 +154,22 @@ func read(pools map[string]Pool) []*pool {
 		return cmp.Or(cmp.Compare(a.CreatedUnix, b.CreatedUnix), strings.Compare(a.name, b.name))
 	})
 	return out
+}
+
+// poolOf is the pool that an address is out of, nil if it is of none. What no
+// pool has is counted as of one whose spec can't be used, if there is one: it may
+// have been there before that was written.
+func poolOf(pools []*pool, a netip.Addr) *pool {
+	var broken *pool
+	for _, p := range pools {
+		if p.contains(a) {
+			return p
+		}
+		if broken == nil && p.Invalid != "" {
+			broken = p
+		}
+	}
+	return broken
 }
 
 func (p *pool) contains(a netip.Addr) bool {

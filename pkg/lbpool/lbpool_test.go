@@ -64,13 +64,17 @@ func TestParseSpec(t *testing.T) {
 			}
 		})
 	}
-	for _, bad := range [][]string{nil, {"x"}, {"192.0.2.1/24"}, {"0.0.0.0/0"}, {"127.0.0.0/8"}, {"fe80::/64"}} {
+	for _, bad := range [][]string{nil, {"x"}, {"192.0.2.1/24"}, {"0.0.0.0/0"}, {"127.0.0.0/8"}, {"fe80::/64"},
+		{"0.0.0.0/8"}, {"0.0.0.0/1"}, {"169.0.0.0/8"}, {"255.255.255.255/32"}, {"::/1"}, {"fe00::/7"}, {"::ffff:192.0.2.0/120"}} {
 		if blocks, err := ParseSpec(bad, nil); err == nil {
 			t.Errorf("%q was taken for %q", bad, blocks)
 		}
 	}
-	for _, bad := range [][2]string{{"192.0.2.9", "192.0.2.1"}, {"192.0.2.1", "2001:db8::"}, {"fe80::1%eth0", "fe80::2%eth0"}} {
-		if blocks, err := ParseSpec(nil, [][2]string{bad}); err == nil {
+	if blocks, err := ParseSpec([]string{"x", "192.0.2.0/30"}, [][2]string{{"a", "b"}, {"198.51.100.1", "198.51.100.2"}}); err == nil || blocks != "192.0.2.1-192.0.2.2 198.51.100.1-198.51.100.2" {
+		t.Errorf("what can be read of a bad spec is %q, %v", blocks, err)
+	}
+	for _, bad := range [][2]string{{"126.0.0.1", "128.0.0.1"}, {"223.255.255.1", "224.0.0.9"}, {"2001:db8::", "ff02::1"}, {"192.0.2.9", "192.0.2.1"}, {"192.0.2.1", "2001:db8::"}, {"fe80::1%eth0", "fe80::2%eth0"}} {
+		if blocks, err := ParseSpec(nil, [][2]string{bad}); err == nil || blocks != "" {
 			t.Errorf("%q was taken for %q", bad, blocks)
 		}
 	}
@@ -155,7 +159,18 @@ func TestAllocate(t *testing.T) {
 			services{"a": v4, "b": has(v4, "192.0.2.8")}, nil, nil, map[string]string{"b": "192.0.2.8"}, []string{"a"}, map[string]string{"new": ReasonOverlaps}},
 		"outside of what is allowed": {pools{"p": pool("192.0.2.0/29"), "q": pool("198.51.100.0/29")}, services{"a": v4}, nil, []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
 			map[string]string{"a": "198.51.100.1"}, nil, map[string]string{"p": ReasonOutside}},
-		"a spec that can't be used": {pools{"p": {Invalid: "why"}}, services{"a": v4}, nil, nil, nil, nil, map[string]string{"p": ReasonInvalid}},
+		"a spec that can't be used gives nothing, and says so": {pools{"p": {Invalid: "why"}}, services{"a": v4}, nil, nil, nil, []string{"a"}, map[string]string{"p": ReasonInvalid}},
+		"nor what could be read of it": {pools{"p": with(pool("192.0.2.0/29"), func(p *Pool) { p.Invalid = "why" })}, services{"a": v4, "b": asks(v4, "192.0.2.3")}, nil, nil,
+			nil, []string{"a", "b"}, map[string]string{"p": ReasonInvalid}},
+		"another pool gives instead": {pools{"p": {Invalid: "why"}, "q": pool("192.0.2.0/29")}, services{"a": v4}, nil, nil,
+			map[string]string{"a": "192.0.2.1"}, nil, map[string]string{"p": ReasonInvalid}},
+		"a spec that can't be used takes nothing away": {pools{"p": {Invalid: "why"}}, services{"a": has(dual, "192.0.2.1 2001:db8::1"), "b": has(v4, "192.0.2.2")}, nil, nil,
+			map[string]string{"a": "192.0.2.1 2001:db8::1", "b": "192.0.2.2"}, nil, map[string]string{"p": ReasonInvalid}},
+		"nor for the sake of a Service that asks": {pools{"p": with(pool("192.0.2.0/29"), func(p *Pool) { p.Invalid = "why" })}, services{"a": asks(has(v4, "192.0.2.1"), "192.0.2.2")}, nil, nil,
+			map[string]string{"a": "192.0.2.1"}, []string{"a"}, map[string]string{"p": ReasonInvalid}},
+		"but a node's address goes, and what a good pool no longer lets it have": {pools{"p": {Invalid: "why"}, "q": with(pool("198.51.100.0/29"), func(p *Pool) { p.Services = "app" })},
+			services{"a": has(v4, "192.0.2.1"), "b": has(v4, "198.51.100.1")}, []Taken{{netip.MustParsePrefix("192.0.2.1/32"), "node n1"}}, nil,
+			nil, []string{"a", "b"}, map[string]string{"p": ReasonInvalid}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := Input{Pools: c.pools, Services: map[Key]Service{}, Taken: c.taken, External: c.external}
@@ -273,12 +288,26 @@ func TestElect(t *testing.T) {
 			in.Services[key] = Service{Balanced: true, Local: true, Ours: "192.0.2.200"}
 			in.Local = map[Key]map[string]bool{key: {"n1": true}}
 		}, "n1"},
-		"no endpoint":                    {func(in *Election) { in.Services[key] = Service{Balanced: true, Local: true, Ours: "192.0.2.200"} }, "none"},
-		"not in a subnet":                {func(in *Election) { in.Subnets = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")} }, "-"},
-		"the pool is silent":             {func(in *Election) { in.Pools["p"] = Pool{Blocks: in.Pools["p"].Blocks, Silent: true} }, ""},
-		"of no pool":                     {func(in *Election) { in.Pools = nil }, ""},
-		"a node has the address":         {func(in *Election) { in.Taken = []Taken{{netip.MustParsePrefix("192.0.2.200/32"), "node"}} }, ""},
-		"the Service is none any longer": {func(in *Election) { in.Services[key] = Service{Ours: "192.0.2.200"} }, ""},
+		"no endpoint":        {func(in *Election) { in.Services[key] = Service{Balanced: true, Local: true, Ours: "192.0.2.200"} }, "none"},
+		"not in a subnet":    {func(in *Election) { in.Subnets = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")} }, "-"},
+		"the pool is silent": {func(in *Election) { in.Pools["p"] = Pool{Blocks: in.Pools["p"].Blocks, Silent: true} }, ""},
+		"the spec of the pool is broken": {func(in *Election) {
+			only(in, "n2")
+			in.Pools = map[string]Pool{"p": {Invalid: "why"}}
+		}, "n2"},
+		"broken, but its selector is known": {func(in *Election) {
+			in.Pools = map[string]Pool{"p": {Invalid: "why", Nodes: "edge"}}
+			in.Nodes["n3"] = with(in.Nodes["n3"], func(n *Node) { n.Labels = "edge=" })
+		}, "n3"},
+		"broken and silent": {func(in *Election) { in.Pools = map[string]Pool{"p": {Invalid: "why", Silent: true}} }, ""},
+		"the broadcast address of the subnet": {func(in *Election) {
+			in.Pools["p"] = Pool{Blocks: blocksOf(t, "192.0.2.128-192.0.2.255")}
+			in.Services[key] = Service{Balanced: true, Ours: "192.0.2.255"}
+		}, "none"},
+		"the first address of the subnet": {func(in *Election) { in.Subnets = []netip.Prefix{netip.MustParsePrefix("192.0.2.201/29")} }, "none"},
+		"of no pool":                      {func(in *Election) { in.Pools = nil }, ""},
+		"a node has the address":          {func(in *Election) { in.Taken = []Taken{{netip.MustParsePrefix("192.0.2.200/32"), "node"}} }, ""},
+		"the Service is none any longer":  {func(in *Election) { in.Services[key] = Service{Ours: "192.0.2.200"} }, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := base()
