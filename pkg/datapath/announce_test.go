@@ -5,6 +5,9 @@ import (
 	"errors"
 	"maps"
 	"net/netip"
+	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -191,6 +194,61 @@ func TestAnnounceMeddledWith(t *testing.T) {
 	if left := ip(t, n.space, "neigh", "show", "proxy") + ip(t, n.space, "-6", "neigh", "show", "proxy"); strings.TrimSpace(left) != "" {
 		t.Errorf("left: %s", left)
 	}
+}
+
+// TestAnnounceHalfWithdrawn (invariant V6): while an address goes, its route may
+// outlive what has its packets refused. They do not circle by lo until then.
+func TestAnnounceHalfWithdrawn(t *testing.T) {
+	l := newBalancerLab(t, model.EncapDirect)
+	l.program(t)
+	l.give(t, "n1")
+	n, addr := l.nodes[0], l.addrs[0]
+	p, a := l.announced(t, n, "n1")
+	for key := range a.Filter {
+		delete(p.Filter, key)
+	}
+	n.apply(t, p)
+	if ip(t, n.space, "route", "show", addr.String(), "table", "7473") == "" {
+		t.Fatal("the route is gone, too")
+	}
+	before := forwarded(t, n.space)
+	for name, from := range map[string]nl.Space{"client": l.client, "pod": l.pods[0].space} {
+		if _, err := ask(from, addr, 81); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("%s: %v, want connection refused", name, err)
+		}
+	}
+	if _, err := ask(n.space, addr, 81); err == nil { // its own are lost instead: an answer would be from itself
+		t.Error("the node connects to what leads nowhere")
+	}
+	if got := forwarded(t, n.space) - before; got > 10 {
+		t.Errorf("the node forwarded %d packets, of which at most a few were sent", got)
+	}
+}
+
+// forwarded is how many IPv4 packets a node has forwarded (RFC 4293).
+func forwarded(t *testing.T, s nl.Space) (n int) {
+	t.Helper()
+	must(t, s.Do(func() error {
+		text, err := os.ReadFile("/proc/thread-self/net/snmp")
+		if err != nil {
+			return err
+		}
+		var names []string
+		for line := range strings.Lines(string(text)) {
+			fields := strings.Fields(line)
+			if fields[0] != "Ip:" {
+				continue
+			}
+			if names == nil {
+				names = fields
+				continue
+			}
+			n, err = strconv.Atoi(fields[slices.Index(names, "ForwDatagrams")])
+			return err
+		}
+		return errors.New("no line Ip:")
+	}))
+	return n
 }
 
 // TestAnnounceLinkDown: entries that went with a device that was set down are

@@ -83,8 +83,8 @@ func skeleton(r plan.Rules) []table {
 	}
 	chains = append(chains,
 		chain{name: "refuse", rules: refuse()},
-		chain{"forward", nftables.ChainTypeFilter, *nftables.ChainHookForward, *nftables.ChainPriorityFilter, slices.Concat(forward(r), announced())},
-		chain{"own", nftables.ChainTypeFilter, *nftables.ChainHookOutput, *nftables.ChainPriorityFilter, announced()})
+		chain{"forward", nftables.ChainTypeFilter, *nftables.ChainHookForward, *nftables.ChainPriorityFilter, slices.Concat(forward(r), announced(true))},
+		chain{"own", nftables.ChainTypeFilter, *nftables.ChainHookOutput, *nftables.ChainPriorityFilter, announced(false)})
 	if r.Tunnel {
 		chains = append(chains, inner(r)...)
 	}
@@ -240,11 +240,16 @@ func forward(r plan.Rules) []rule {
 // this port there. Whatever a Service takes has another destination by now, be it
 // our rules that say so or kube-proxy's. Nothing else may take the packet: the
 // route to the address is there for the sake of ARP, and leads nowhere. For IPv4
-// it leads there by lo, where nothing else is forwarded to, so that all other
-// packets need not be looked up.
-func announced() []rule {
+// it leads there by lo. What is forwarded to lo is refused whether the set has
+// the address or not: nothing else is routed so, and when an address goes, its
+// route may go last.
+func announced(forwarded bool) []rule {
+	to4 := join(isIPv4(), toDevice("lo"))
+	if !forwarded { // the host talks to itself by lo
+		to4 = join(to4, dst4(reg0), in(plan.Announced4))
+	}
 	return []rule{
-		{"no Service has this port", join(isIPv4(), toDevice("lo"), dst4(reg0), in(plan.Announced4), jump("refuse"))},
+		{"no Service has this port", join(to4, jump("refuse"))},
 		{"no Service has this port", join(isIPv6(), dst6(reg0), in(plan.Announced6), jump("refuse"))},
 	}
 }
