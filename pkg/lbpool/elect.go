@@ -2,13 +2,13 @@ package lbpool
 
 import (
 	"cmp"
-	"hash/fnv"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/clustermesh/clustermesh/pkg/hash"
 	"github.com/clustermesh/clustermesh/pkg/model"
 )
 
@@ -135,21 +135,9 @@ func winner(addr netip.Addr, nodes []string, can func(node string) bool) string 
 		if !can(n) {
 			continue
 		}
-		h := fnv.New64a()
-		h.Write([]byte(n))
-		h.Write(addr.AsSlice())
-		if x := mix(h.Sum64()); best == "" || x > most || x == most && n < best {
+		if x := hash.Sum([]byte(n), addr.AsSlice()); best == "" || x > most || x == most && n < best {
 			best, most = n, x
 		}
 	}
 	return best
-}
-
-// mix spreads the bits of a hash (the finalizer of SplitMix64).
-func mix(x uint64) uint64 {
-	x ^= x >> 30
-	x *= 0xbf58476d1ce4e5b9
-	x ^= x >> 27
-	x *= 0x94d049bb133111eb
-	return x ^ x>>31
 }

@@ -3,9 +3,10 @@ package service
 import (
 	"encoding/binary"
 	"fmt"
-	"hash/fnv"
 	"net/netip"
 	"slices"
+
+	"github.com/clustermesh/clustermesh/pkg/hash"
 )
 
 // Slots is a list of backends, packed: for each slot the address and the port
@@ -133,10 +134,8 @@ func maglev(backends []Backend, counts []int, n int) Slots {
 	owner := slices.Repeat([]int{-1}, n)
 	next, step := make([]uint64, len(backends)), make([]uint64, len(backends))
 	for i, b := range backends {
-		h := fnv.New64a()
-		h.Write(AppendSlot(nil, b.AddrPort))
-		sum := mix(h.Sum64())
-		next[i], step[i] = sum%uint64(n), mix(sum)|1 // odd: it comes to every slot
+		sum := hash.Sum(AppendSlot(nil, b.AddrPort))
+		next[i], step[i] = sum%uint64(n), hash.Mix(sum)|1 // odd: it comes to every slot
 	}
 	for free := n; free > 0; {
 		for i := range backends {
@@ -156,15 +155,6 @@ func maglev(backends []Backend, counts []int, n int) Slots {
 		out = AppendSlot(out, backends[i].AddrPort)
 	}
 	return Slots(out)
-}
-
-// mix spreads the bits of a hash (the finalizer of SplitMix64).
-func mix(x uint64) uint64 {
-	x ^= x >> 30
-	x *= 0xbf58476d1ce4e5b9
-	x ^= x >> 27
-	x *= 0x94d049bb133111eb
-	return x ^ x>>31
 }
 
 // AppendSlot adds one slot to a list.
