@@ -3,80 +3,22 @@ package route
 import (
 	"context"
 	"encoding/binary"
-	"fmt"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/clustermesh/clustermesh/pkg/datapath/nl"
-	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/plan"
 )
 
-const ndaProtocol = 12 // NDA_PROTOCOL, since 5.2: who made the entry
-
-// Neighbours is the target for permanent neighbours on our devices.
-type Neighbours struct{ socket }
+// Neighbours is the target for permanent neighbours on our devices. What the
+// kernel learnt by itself is not listed, so that a wanted neighbour in its place
+// is missing and set.
+type Neighbours struct{ entries[plan.Neighbour] }
 
 // NewNeighbours returns the target for the neighbours of a namespace.
 func NewNeighbours(space nl.Space) *Neighbours {
-	return &Neighbours{socket: socket{space: space}}
-}
-
-// List implements reconcile.Target. What the kernel learnt by itself is not
-// told, so that a wanted neighbour in its place is missing and set.
-func (t *Neighbours) List(context.Context) (map[plan.NeighbourKey]plan.Neighbour, error) {
-	c, err := t.conn()
-	if err != nil {
-		return nil, err
-	}
-	names, err := c.Names()
-	if err != nil {
-		return nil, err
-	}
-	var rows map[plan.NeighbourKey]plan.Neighbour
-	err = c.Dump(nl.Request{Type: unix.RTM_GETNEIGH, Body: make([]byte, unix.SizeofNdMsg)},
-		func() { rows = map[plan.NeighbourKey]plan.Neighbour{} },
-		func(_ uint16, body []byte) error {
-			if key, row, ok := decodeNeighbour(body, names); ok {
-				rows[key] = row
-			}
-			return nil
-		})
-	if err != nil {
-		return nil, t.broken(fmt.Errorf("list neighbours: %w", err))
-	}
-	return rows, nil
-}
-
-// Apply implements reconcile.Target.
-func (t *Neighbours) Apply(_ context.Context, set map[plan.NeighbourKey]plan.Neighbour, del []plan.NeighbourKey) map[plan.NeighbourKey]error {
-	c, err := t.conn()
-	if err != nil {
-		return all(err, set, del)
-	}
-	failed := map[plan.NeighbourKey]error{}
-	batch := batch[plan.NeighbourKey]{verb: "set neighbour"}
-	indexes := map[string]uint32{}
-	for key, row := range set {
-		index, err := indexOf(c, indexes, key.Dev)
-		if err != nil {
-			failed[key] = fmt.Errorf("set neighbour %v: %w", key, err)
-			continue
-		}
-		batch.add(key, nl.Request{Type: unix.RTM_NEWNEIGH, Flags: unix.NLM_F_CREATE | unix.NLM_F_REPLACE, Body: encodeNeighbour(key, row.MAC, index)})
-	}
-	batch.send(c, failed)
-	batch.verb, batch.gone = "delete neighbour", []error{unix.ENOENT, unix.ENODEV}
-	for _, key := range del {
-		index, err := indexOf(c, indexes, key.Dev)
-		if err != nil {
-			continue // it went with its device
-		}
-		batch.add(key, nl.Request{Type: unix.RTM_DELNEIGH, Body: encodeNeighbour(key, model.MAC{}, index)})
-	}
-	batch.send(c, failed)
-	return failed
+	return &Neighbours{entries[plan.Neighbour]{socket{space: space}, "neighbour", 0, encodeNeighbour, decodeNeighbour}}
 }
 
 // Watch implements reconcile.Watcher. Neighbours go with their device, and
@@ -111,17 +53,10 @@ func (t *Neighbours) foreignChange(e nl.Event, ours map[uint32]bool) bool {
 	return known || !seen && (state&unix.NUD_PERMANENT != 0 || e.Type == unix.RTM_DELNEIGH)
 }
 
-func encodeNeighbour(key plan.NeighbourKey, mac model.MAC, index uint32) []byte {
-	h := make([]byte, unix.SizeofNdMsg)
-	h[0] = family(key.IP)
-	binary.NativeEndian.PutUint32(h[4:], index)
+func encodeNeighbour(h []byte, row plan.Neighbour) []byte {
+	binary.NativeEndian.PutUint16(h[8:], unix.NUD_PERMANENT)
 	attrs := nl.Attrs(h)
-	if mac != (model.MAC{}) {
-		binary.NativeEndian.PutUint16(h[8:], unix.NUD_PERMANENT)
-		attrs.Bytes(unix.NDA_LLADDR, mac[:])
-		attrs.U8(ndaProtocol, plan.Proto)
-	}
-	attrs.Addr(unix.NDA_DST, key.IP)
+	attrs.Bytes(unix.NDA_LLADDR, row.MAC[:])
 	return attrs
 }
 
