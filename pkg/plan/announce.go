@@ -134,7 +134,7 @@ func (in AnnounceInput) lines() []status.Line {
 	}
 	for pool, list := range nobody {
 		add(pool+" (nobody)", status.Info, "no node answers for "+listed(list),
-			"see that a node which spec.announce.nodeSelector chooses is Ready, and with externalTrafficPolicy Local that one of them has a ready endpoint")
+			"see that a node which spec.announce.nodeSelector chooses is Ready, with externalTrafficPolicy Local that one of them has a ready endpoint, and that the address is not the first or last of the nodes' subnet")
 	}
 	return sortLines(out)
 }
