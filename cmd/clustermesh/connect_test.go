@@ -40,7 +40,7 @@ func TestLinkArgumentErrors(t *testing.T) {
 		"status zero timeout":         {"status --timeout -1s", []string{"--timeout -1s"}},
 		"status unreachable":          {"status --kubeconfig " + config, []string{"not everything is well"}},
 		"peers unreachable":           {"peers --kubeconfig " + config, []string{"context east: list peers"}},
-		"troubleshoot nobody":         {"troubleshoot", []string{"accepts 1 arg"}},
+		"troubleshoot nobody":         {"troubleshoot", []string{"takes one peer"}},
 		"troubleshoot unreachable":    {"troubleshoot west --kubeconfig " + config, []string{"context east: list peers"}},
 		"troubleshoot without a time": {"troubleshoot west --timeout 0s", []string{"--timeout 0s"}},
 	}
