@@ -14,6 +14,9 @@ type Slice struct {
 	Service   string
 	Ports     []Port
 	Endpoints []SliceEndpoint // of one family, sorted by address
+	// Source is the cluster that the endpoints of a derived slice are in; for
+	// readers in the same cluster only.
+	Source string
 }
 
 // SliceEndpoint is one backend.
@@ -43,9 +46,14 @@ func (s Slice) Encode() []byte {
 	e := newEncoder()
 	e.string(1, s.Service)
 	e.ports(2, s.Ports)
-	if len(s.Endpoints) == 0 {
-		return e.b
+	if len(s.Endpoints) > 0 {
+		s.columns(e)
 	}
+	e.string(11, s.Source)
+	return e.b
+}
+
+func (s Slice) columns(e *encoder) {
 	var addrs []byte
 	var before netip.Addr
 	for _, p := range s.Endpoints {
@@ -60,7 +68,6 @@ func (s Slice) Encode() []byte {
 	e.bytes(8, s.column(func(p SliceEndpoint) string { return p.Node }))
 	e.bytes(9, s.column(func(p SliceEndpoint) string { return p.ForZones }))
 	e.bytes(10, s.column(func(p SliceEndpoint) string { return p.ForNodes }))
-	return e.b
 }
 
 // Compare orders endpoints by address. Of those with the same address, which may
@@ -220,6 +227,8 @@ func DecodeSlice(value []byte) (Slice, error) {
 			forZones, err = x.bytes(MaxValue)
 		case 10:
 			forNodes, err = x.bytes(MaxValue)
+		case 11:
+			s.Source, err = x.string(63)
 		}
 		return err
 	})

@@ -43,7 +43,8 @@ var (
 		{Addr: ip("10.11.0.9"), Ready: true, Serving: true, Zone: "a", Hostname: "web-0"},
 		{Addr: ip("10.11.7.1"), Serving: true, Terminating: true, Zone: "b"},
 	}}
-	sampleSlice6 = Slice{Service: "web", Endpoints: []SliceEndpoint{{Addr: ip("fd00::5")}, {Addr: ip("fd00::ffff")}, {Addr: ip("fd00:1::")}}}
+	sampleDerived = Slice{Service: "clusterset-1", Endpoints: []SliceEndpoint{{Addr: ip("10.11.0.5"), Node: "n1", ForZones: "a,b", ForNodes: "n1"}}, Source: "east"}
+	sampleSlice6  = Slice{Service: "web", Endpoints: []SliceEndpoint{{Addr: ip("fd00::5")}, {Addr: ip("fd00::ffff")}, {Addr: ip("fd00:1::")}}}
 )
 
 // Each row type with its decoder, as the golden files and the fuzzer see it.
@@ -65,6 +66,7 @@ var rows = []struct {
 	{"export", sampleExport, sampleExport.Encode(), func(b []byte) (any, error) { return DecodeExport(b) }},
 	{"slice", sampleSlice, sampleSlice.Encode(), func(b []byte) (any, error) { return DecodeSlice(b) }},
 	{"slice6", sampleSlice6, sampleSlice6.Encode(), func(b []byte) (any, error) { return DecodeSlice(b) }},
+	{"slice-derived", sampleDerived, sampleDerived.Encode(), func(b []byte) (any, error) { return DecodeSlice(b) }},
 	{"grant", Grant{Namespaces: []string{"shop"}}, Grant{Namespaces: []string{"shop"}}.Encode(), func(b []byte) (any, error) { return DecodeGrant(b) }},
 	{"synced", Synced{Incarnation: "7f3a"}, Synced{Incarnation: "7f3a"}.Encode(), func(b []byte) (any, error) { return DecodeSynced(b) }},
 }
@@ -227,6 +229,13 @@ func hundredPods() Slice {
 		}
 	}
 	return s
+}
+
+// TestSliceSize: most of what a mesh carries are slices of Deployments.
+func TestSliceSize(t *testing.T) {
+	if n := len(hundredPods().Encode()); n > 300 {
+		t.Errorf("a slice of 100 pods takes %d bytes, more than 300", n)
+	}
 }
 
 func BenchmarkSlice100(b *testing.B) {
