@@ -22,7 +22,7 @@ const module = "github.com/clustermesh/clustermesh/"
 var layers = [][]string{
 	{"pkg/version", "pkg/model", "pkg/hash", "pkg/testutil"},
 	{"pkg/wire", "pkg/state", "pkg/status", "pkg/pki", "pkg/image", "charts"},
-	{"pkg/config", "pkg/reconcile", "pkg/ipam", "pkg/lbpool", "pkg/kube/v1alpha1"},
+	{"pkg/config", "pkg/reconcile", "pkg/ipam", "pkg/lbpool", "pkg/mcs", "pkg/kube/v1alpha1"},
 	{"pkg/plan", "pkg/service", "pkg/podnet/journal"},
 	{"pkg/datapath", "pkg/kube", "pkg/kvstore"},
 	{"pkg/mesh", "pkg/podnet"},
@@ -35,7 +35,7 @@ var together = []string{"pkg/datapath", "pkg/config", "clustermesh-apiserver", "
 
 // pure packages decide and do no I/O, so that every decision can be tested
 // with a table and repeated from a log.
-var pure = []string{"pkg/model", "pkg/hash", "pkg/wire", "pkg/state", "pkg/plan", "pkg/service", "pkg/ipam", "pkg/lbpool"}
+var pure = []string{"pkg/model", "pkg/hash", "pkg/wire", "pkg/state", "pkg/plan", "pkg/service", "pkg/ipam", "pkg/lbpool", "pkg/mcs"}
 
 // impure are what a pure package must not import, with what to do instead.
 var impure = map[string]string{
