@@ -14,6 +14,7 @@ import (
 	netutils "k8s.io/utils/net"
 
 	"github.com/clustermesh/clustermesh/pkg/lbpool"
+	"github.com/clustermesh/clustermesh/pkg/mcs"
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/state"
 	"github.com/clustermesh/clustermesh/pkg/wire"
@@ -64,12 +65,7 @@ func ServiceRows(s *corev1.Service) map[model.ServicePortKey]model.ServicePort {
 	if row.ExternalLocal {
 		row.HealthCheckNodePort = uint16(s.Spec.HealthCheckNodePort)
 	}
-	if s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
-		row.AffinitySeconds = uint32(corev1.DefaultClientIPServiceAffinitySeconds)
-		if c := s.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
-			row.AffinitySeconds = uint32(max(0, min(*c.ClientIP.TimeoutSeconds, longestAffinity)))
-		}
-	}
+	row.AffinitySeconds = affinitySeconds(s)
 	for _, text := range append(slices.Clone(s.Spec.ClusterIPs), s.Spec.ClusterIP) { // the one is the first of the others
 		if a, ok := parseAddr(text); ok {
 			row.ClusterIPs = row.ClusterIPs.Add(a)
@@ -81,6 +77,17 @@ func ServiceRows(s *corev1.Service) map[model.ServicePortKey]model.ServicePort {
 		out[model.ServicePortKey{Namespace: s.Namespace, Name: s.Name, Port: p.Name}] = row
 	}
 	return out
+}
+
+// affinitySeconds is the timeout of session affinity ClientIP; 0: there is none.
+func affinitySeconds(s *corev1.Service) uint32 {
+	if s.Spec.SessionAffinity != corev1.ServiceAffinityClientIP {
+		return 0
+	}
+	if c := s.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
+		return uint32(max(0, min(*c.ClientIP.TimeoutSeconds, longestAffinity)))
+	}
+	return uint32(corev1.DefaultClientIPServiceAffinitySeconds)
 }
 
 // servedIngress are the addresses of a load balancer whose packets arrive with
@@ -178,7 +185,7 @@ func protocolNumber(p *corev1.Protocol) uint8 {
 // SliceRow encodes an EndpointSlice. There is none for slices of host names and
 // of no Service.
 func SliceRow(s *discoveryv1.EndpointSlice) (string, bool) {
-	row := wire.Slice{Service: s.Labels[discoveryv1.LabelServiceName]}
+	row := wire.Slice{Service: s.Labels[discoveryv1.LabelServiceName], Source: s.Labels[mcs.LabelSourceCluster]}
 	if row.Service == "" || s.AddressType == discoveryv1.AddressTypeFQDN {
 		return "", false
 	}
