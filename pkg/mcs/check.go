@@ -59,6 +59,9 @@ const (
 )
 
 func checkPorts(ports []wire.Port) error {
+	if len(ports) > maxPorts {
+		return fmt.Errorf("more than %d ports", maxPorts)
+	}
 	var errs []error
 	for i, p := range ports {
 		switch {

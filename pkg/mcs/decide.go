@@ -124,7 +124,7 @@ type lostPort struct {
 	of     string // cluster of the winner
 }
 
-// maxPorts is what an EndpointSlice, and the wire, have room for.
+// maxPorts is how many ports every version of Kubernetes takes in an EndpointSlice.
 const maxPorts = 100
 
 // union merges the ports of all claims: by name, then by protocol and number.

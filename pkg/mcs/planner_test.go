@@ -346,7 +346,7 @@ func TestPublish(t *testing.T) {
 		"no peers":            {Service{}, true, nil, map[string]string{}, "the other clusters can see it"},
 		"nobody may see it":   {Service{}, true, map[string]Peer{"b": {Export: "a c"}}, map[string]string{}, "spec.export.namespaces of their Peers keeps it from clusters b; the others can see it"},
 		"one of two may":      {Service{}, true, map[string]Peer{"b": {Export: "a"}, "c": {Export: "a shop"}}, map[string]string{"export/shop/web": string(export.Encode()), "slice/shop/web-1": string(told.Encode())}, "spec.export.namespaces of their Peers keeps it from clusters b; the others can see it"},
-		"more ports than fit": {Service{Spec: string(many.Encode())}, true, map[string]Peer{"b": {}}, map[string]string{}, "field 8: more than 100 ports"},
+		"more ports than fit": {Service{Spec: string(many.Encode())}, true, map[string]Peer{"b": {}}, map[string]string{}, "more than 100 ports"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := NewPlanner(Base{Cluster: "a", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}}, now)
@@ -363,7 +363,7 @@ func TestPublish(t *testing.T) {
 			if d := cmp.Diff(tt.want, plan.Wire); d != "" {
 				t.Error(d)
 			}
-			if got := plan.Exports[web].Ready.Message; got != tt.ready {
+			if got := plan.Exports[web].Ready.Message; strings.TrimPrefix(got, "field 8: ") != tt.ready {
 				t.Errorf("Ready says %q, want %q", got, tt.ready)
 			}
 			told := slices.ContainsFunc(p.Lines(), nameIs("service shop/web", "endpoint 192.0.2.1 is not exported"))
@@ -415,5 +415,34 @@ func TestSliceMoves(t *testing.T) {
 	p.SetSlices(map[model.SliceKey]string{key: string(slice.Encode())}, nil)
 	if plan := p.Plan(); len(plan.Slices) != 0 || plan.Wire["slice/shop/x"] != "" {
 		t.Errorf("%v", plan.Slices)
+	}
+}
+
+// TestExplain: who takes part, who does not and why, and with what.
+func TestExplain(t *testing.T) {
+	w := newWorld(t, "east", "north", "west")
+	w.all("east", 20, hello(), "10.1.0.1", "10.1.0.2")
+	w.all("west", 30, hello(ports(tcp("tcp", 43))), "10.2.0.1")
+	w.service("north", hello())
+	w.pods("north", hello(), "10.3.0.1") // not exported
+	w.clusters["north"].planner.SetClaims(map[model.ExportKey]string{{Cluster: "bad", Namespace: "shop", Name: "web"}: "x",
+		{Cluster: "bad", Namespace: "other", Name: "web"}: string(wire.Export{CreatedMilli: 7, Type: Headless, IPFamilies: []string{IPv4}}.Encode())}, nil)
+	w.clusters["north"].planner.SetPeers(map[string]Peer{"east": {}, "west": {Freshness: Expired}})
+	w.settle()
+	p := w.clusters["north"].planner
+	shop := Explanation{web, true, []Source{
+		{Cluster: "bad", Refused: "unknown encoding version 120"},
+		{Cluster: "east", CreatedMilli: now - 20_000, Rank: 2, Backends: 2, Ready: 2, Slices: 1},
+		{Cluster: "west", CreatedMilli: now - 30_000, Rank: 1, Freshness: Expired, Backends: 1, Ready: 1},
+	}}
+	other := Explanation{model.ServiceKey{Namespace: "other", Name: "web"}, false, []Source{{Cluster: "bad", CreatedMilli: 7, Rank: 1}}}
+	if d := cmp.Diff([]Explanation{other, shop}, p.Explain(model.ServiceKey{})); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff([]Explanation{shop}, p.Explain(web)); d != "" {
+		t.Error(d)
+	}
+	if got := p.Explain(model.ServiceKey{Namespace: "shop", Name: "nobody"}); got != nil {
+		t.Error(got)
 	}
 }
