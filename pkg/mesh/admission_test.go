@@ -144,6 +144,8 @@ func TestHostileRows(t *testing.T) {
 		"garbage in an endpoint":                   {kvstore.Row{Key: endpoint("10.2.0.1").Key, Value: []byte{1, 0xff}}, BadValue},
 		"garbage in a service":                     {kvstore.Row{Key: "service/default/web", Value: []byte{1, 0xff}}, BadValue},
 		"garbage in an export":                     {kvstore.Row{Key: "export/default/web", Value: []byte{1, 0xff}}, BadValue},
+		"export of no known type":                  {kvstore.Row{Key: "export/default/web", Value: wire.Export{CreatedMilli: 1, Type: "Any", IPFamilies: []string{"IPv4"}}.Encode()}, BadValue},
+		"export under no Service's name":           {kvstore.Row{Key: "export/default/a.b", Value: wire.Export{CreatedMilli: 1, Type: "Headless", IPFamilies: []string{"IPv4"}}.Encode()}, BadValue},
 		"garbage in the heartbeat":                 {kvstore.Row{Key: "heartbeat", Value: []byte{1, 0xff}}, BadValue},
 		"identity whose labels are not in order":   {kvstore.Row{Key: identity("east", "default", 0).Key, Value: append(identity("east", "default", 0).Value, 4<<3|2, 1, 'a', 4<<3|2, 1, 'b')}, BadValue},
 	} {

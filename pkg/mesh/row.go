@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/clustermesh/clustermesh/pkg/mcs"
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/wire"
 )
@@ -66,7 +67,10 @@ func judgeNamespaced(r *Rules, t wire.Tail, value []byte) *Refusal {
 		_, err := wire.DecodeService(value)
 		return badValue(err)
 	case wire.KindExport:
-		_, err := wire.DecodeExport(value)
+		e, err := wire.DecodeExport(value)
+		if err == nil {
+			err = mcs.Check(model.ServiceKey{Namespace: t.Name[0], Name: t.Name[1]}, e)
+		}
 		return badValue(err)
 	case wire.KindSlice:
 		return judgeSlice(r, value)
