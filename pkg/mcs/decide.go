@@ -29,9 +29,9 @@ type decision struct {
 	refused  []refusal
 	spec     wire.Export // of the import; no claims: the zero one
 	conflict Condition   // of all exports that take part
-	// names are, by cluster and by name and protocol of a port there, the names that
-	// the ports have in the import. A port that is not in there gets no traffic.
-	names map[string]map[portName]string
+	// ports are, by cluster and by name and protocol of a port there, those of derived
+	// objects. A port that is not in there gets no traffic.
+	ports map[string]map[portName]wire.Port
 	due   uint64 // when the first of the claims from the future comes of age; 0: there is none
 }
 
@@ -59,7 +59,7 @@ func decide(k model.ServiceKey, exports map[string]string, now uint64) *decision
 	d.spec.IPFamilies = families(d.spec.IPFamilies)
 	var lost []lostPort
 	d.spec.Ports, lost = union(d.claims) // … but for ports (N23)
-	d.names = portNames(d.claims, d.spec)
+	d.ports = derivedPorts(d.claims, d.spec)
 	d.conflict = conflict(d, lost)
 	return d
 }
@@ -151,23 +151,24 @@ func union(claims []claim) (ports []wire.Port, lost []lostPort) {
 	return ports, lost
 }
 
-// portNames finds for every cluster's ports those of the union with the same
+// derivedPorts finds for every cluster's ports those of the union with the same
 // protocol and number, whatever they are called there: traffic to a port goes to
 // backends that expose just that one (N23).
-func portNames(claims []claim, spec wire.Export) map[string]map[portName]string {
-	byNumber := make(map[portNumber]string, len(spec.Ports))
+func derivedPorts(claims []claim, spec wire.Export) map[string]map[portName]wire.Port {
+	byNumber := make(map[portNumber]wire.Port, len(spec.Ports))
 	for _, p := range spec.Ports {
-		byNumber[number(p)] = derivedPortName(spec, p)
+		p.Name = derivedPortName(spec, p)
+		byNumber[number(p)] = p
 	}
-	out := make(map[string]map[portName]string, len(claims))
+	out := make(map[string]map[portName]wire.Port, len(claims))
 	for _, c := range claims {
-		names := make(map[portName]string, len(c.Ports))
+		ports := make(map[portName]wire.Port, len(c.Ports))
 		for _, p := range c.Ports {
-			if name, ok := byNumber[number(p)]; ok {
-				names[portName{p.Name, p.Protocol}] = name
+			if derived, ok := byNumber[number(p)]; ok {
+				ports[portName{p.Name, p.Protocol}] = derived
 			}
 		}
-		out[c.cluster] = names
+		out[c.cluster] = ports
 	}
 	return out
 }

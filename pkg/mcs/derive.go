@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/util/validation"
+
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/wire"
 )
@@ -90,17 +92,19 @@ func familyOf(a netip.Addr) string {
 }
 
 // slice makes the derived slice of a slice of one cluster (N26); there is none if
-// nobody could use it. names are the import's names of the cluster's ports.
-func (x *imported) slice(name string, from model.SliceKey, own string, s wire.Slice, names map[portName]string) (model.ServiceKey, DerivedSlice, bool) {
+// nobody could use it. derived are the derived objects' ports by those of the
+// cluster.
+func (x *imported) slice(name string, from model.SliceKey, own string, s wire.Slice, derived map[portName]wire.Port) (model.ServiceKey, DerivedSlice, bool) {
 	if len(s.Endpoints) == 0 || x.row.Ready.Reason == ReasonNoFamily {
 		return model.ServiceKey{}, DerivedSlice{}, false
 	}
 	family := familyOf(s.Endpoints[0].Addr)
 	var ports []wire.Port
 	for _, p := range s.Ports {
-		if n, ok := names[portName{p.Name, p.Protocol}]; ok {
-			p.Name = n
-			ports = append(ports, p)
+		d, ok := derived[portName{p.Name, p.Protocol}]
+		d.Port = p.Port // of the pods
+		if ok && p.Port != 0 && !slices.ContainsFunc(ports, func(q wire.Port) bool { return q.Name == d.Name }) {
+			ports = append(ports, d)
 		}
 	}
 	if len(ports) == 0 && x.spec.Type == ClusterSetIP || !slices.Contains(x.spec.IPFamilies, family) {
@@ -114,11 +118,15 @@ func (x *imported) slice(name string, from model.SliceKey, own string, s wire.Sl
 	return key, DerivedSlice{Import: name, Source: from.Cluster, Slice: string(s.Encode())}, true
 }
 
-// abroad is what endpoints are to other clusters.
+// abroad is what endpoints are to other clusters. Kubernetes would refuse a whole
+// slice for a host name that is none.
 func abroad(list []wire.SliceEndpoint) []wire.SliceEndpoint {
 	out := slices.Clone(list)
 	for i := range out {
 		out[i].Node, out[i].ForZones, out[i].ForNodes = "", "", ""
+		if h := out[i].Hostname; h != "" && len(validation.IsDNS1123Label(h)) > 0 {
+			out[i].Hostname = ""
+		}
 	}
 	return out
 }

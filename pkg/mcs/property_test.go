@@ -1,13 +1,16 @@
 package mcs
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"regexp"
 	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/wire"
@@ -39,10 +42,10 @@ func randomExport(r *rand.Rand) wire.Export {
 func randomSlice(r *rand.Rand, i int) string {
 	s := wire.Slice{Service: "web"}
 	for _, name := range []string{"", "http", "dns", "x"} {
-		s.Ports = append(s.Ports, wire.Port{Name: name, Protocol: pick[uint8](r, 6, 17), Port: 8080})
+		s.Ports = append(s.Ports, wire.Port{Name: name, Protocol: pick[uint8](r, 6, 17), Port: pick[uint16](r, 8080, 8081, 0), AppProtocol: pick(r, "", "a b")})
 	}
 	for n := range r.IntN(3) {
-		s.Endpoints = append(s.Endpoints, wire.SliceEndpoint{Addr: netip.AddrFrom4([4]byte{10, byte(i), 0, byte(n + 1)}), Ready: r.IntN(2) == 0, Node: "n1"})
+		s.Endpoints = append(s.Endpoints, wire.SliceEndpoint{Addr: netip.AddrFrom4([4]byte{10, byte(i), 0, byte(n + 1)}), Ready: r.IntN(2) == 0, Node: "n1", Hostname: pick(r, "", "web-0", "No Name")})
 	}
 	return string(s.Encode())
 }
@@ -132,6 +135,7 @@ func TestAlike(t *testing.T) {
 			p := NewPlanner(Base{Cluster: own}, now)
 			f.tell(r, p, own, ignore)
 			plan := p.Plan()
+			writable(t, plan, own)
 			got := plan.Imports[web]
 			got.Ready, got.IPs, got.Slices = Condition{}, "", false // addresses are each cluster's own
 			if i == 0 {
@@ -149,6 +153,81 @@ func TestAlike(t *testing.T) {
 			}
 		}
 	}
+}
+
+// reasonForm is what Kubernetes takes for a condition's reason.
+var reasonForm = regexp.MustCompile(`^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$`)
+
+// writable checks that Kubernetes takes what a plan wants. Our own slices are out
+// of Kubernetes, and so are their host names.
+func writable(t *testing.T, p *Plan, own string) {
+	t.Helper()
+	for k, d := range p.Services {
+		spec, err := wire.DecodeExport([]byte(d.Spec))
+		if err != nil || len(spec.IPFamilies) == 0 || len(spec.Ports) == 0 {
+			t.Fatalf("derived Service %s: %+v, %v", k, spec, err)
+		}
+		for _, port := range spec.Ports {
+			if len(spec.Ports) > 1 && port.Name == "" {
+				t.Fatalf("derived Service %s has several ports, and one without a name", k)
+			}
+		}
+		if err := checkPorts(spec.Ports); err != nil {
+			t.Fatalf("derived Service %s: %v", k, err)
+		}
+	}
+	for k, i := range p.Imports {
+		spec, err := i.Decode()
+		if err = errors.Join(err, checkPorts(spec.Ports)); err != nil || len(spec.IPFamilies) == 0 || i.Clusters == "" {
+			t.Fatalf("import %s: %+v, %v", k, spec, err)
+		}
+	}
+	for k, d := range p.Slices {
+		s, err := wire.DecodeSlice([]byte(d.Slice))
+		if err != nil || len(s.Endpoints) == 0 || d.Labels()[LabelSourceCluster] == "" {
+			t.Fatalf("slice %s: %+v, %v", k, d, err)
+		}
+		seen := map[string]bool{}
+		for _, port := range s.Ports {
+			if seen[port.Name] || port.Port == 0 || port.AppProtocol != "" && len(validation.IsQualifiedName(port.AppProtocol)) > 0 {
+				t.Fatalf("slice %s has ports %+v", k, s.Ports)
+			}
+			seen[port.Name] = true
+		}
+		for _, e := range s.Endpoints {
+			if d.Source != own && (e.Node != "" || e.Hostname != "" && len(validation.IsDNS1123Label(e.Hostname)) > 0) {
+				t.Fatalf("slice %s has endpoint %+v", k, e)
+			}
+		}
+	}
+	for k, s := range p.Exports {
+		for _, c := range []Condition{s.Valid, s.Ready, s.Conflict} {
+			if c != (Condition{}) && (!reasonForm.MatchString(c.Reason) || len(c.Reason) > 1024 || len(c.Message) > 32768 || c.Message == "") {
+				t.Fatalf("export %s: %+v", k, c)
+			}
+		}
+	}
+}
+
+// FuzzClaims: whatever peers say, Kubernetes takes what comes of it.
+func FuzzClaims(f *testing.F) {
+	r := rand.New(rand.NewPCG(1, 3))
+	for range 8 {
+		f.Add(randomExport(r).Encode(), randomExport(r).Encode(), []byte(randomSlice(r, 1)))
+	}
+	f.Fuzz(func(t *testing.T, a, b, slice []byte) {
+		p := NewPlanner(Base{Cluster: "us"}, now)
+		p.SetNamespaces([]string{"shop"}, nil)
+		p.SetPeers(map[string]Peer{"a": {}, "b": {}})
+		p.SetClaims(map[model.ExportKey]string{{Cluster: "a", Namespace: "shop", Name: "web"}: string(a), {Cluster: "b", Namespace: "shop", Name: "web"}: string(b)}, nil)
+		p.SetSlices(map[model.SliceKey]string{{Cluster: "a", Namespace: "shop", Name: "x"}: string(slice), {Cluster: "b", Namespace: "shop", Name: "x"}: string(slice)}, nil)
+		spec := hello()
+		p.SetServices(map[model.ServiceKey]Service{web: {Spec: string(spec.Encode())}}, nil)
+		p.SetExports(map[model.ServiceKey]Export{web: {CreatedMilli: now}}, nil)
+		writable(t, p.Plan(), "us")
+		p.SetClaims(nil, []model.ExportKey{{Cluster: "a", Namespace: "shop", Name: "web"}})
+		writable(t, p.Plan(), "us")
+	})
 }
 
 // held is what somebody holds who has only ever seen patches.

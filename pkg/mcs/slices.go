@@ -13,9 +13,9 @@ func (p *Planner) replanSlice(k model.ServiceKey, e *entry, from model.SliceKey)
 	}
 	had := len(e.derived) > 0
 	key, row, ok := model.ServiceKey{}, DerivedSlice{}, false
-	names, exported := e.decision.names[from.Cluster]
+	ports, exported := e.decision.ports[from.Cluster]
 	if exported && e.imported != nil && p.freshness(from.Cluster) != Expired { // N6, N11, N27
-		key, row, ok = e.imported.slice(k.Name, from, p.base.Cluster, s, names)
+		key, row, ok = e.imported.slice(k.Name, from, p.base.Cluster, s, ports)
 	}
 	if old, was := e.derived[from]; was && (!ok || old != key) {
 		p.out.slices.drop(old)
