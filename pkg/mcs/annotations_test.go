@@ -10,6 +10,7 @@ import (
 
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/status"
+	"github.com/clustermesh/clustermesh/pkg/wire"
 )
 
 func nameIs(object, message string) func(status.Line) bool {
@@ -210,6 +211,11 @@ func TestMerge(t *testing.T) {
 	} {
 		if got := fmt.Sprint(m.SetFreshness(step.fresh)); got != step.want {
 			t.Errorf("%v: changed %s, want %s", step.fresh, got, step.want)
+		}
+	}
+	for _, s := range []struct{ cluster, source, want string }{{"me", "", "me"}, {"me", "east", "east"}, {"east", "", "east"}, {"east", "me", "east"}} {
+		if got := m.ClusterOf(slice(s.cluster), wire.Slice{Source: s.source}); got != s.want {
+			t.Errorf("a slice of %s that says %q is of %s, want %s", s.cluster, s.source, got, s.want)
 		}
 	}
 	set(Global{true, true, "local, *"})

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/clustermesh/clustermesh/pkg/model"
+	"github.com/clustermesh/clustermesh/pkg/wire"
 )
 
 // Merge knows what decides which clusters' backends a Service uses. It is for the
@@ -102,6 +103,15 @@ func (m *Merge) Takes(k model.ServiceKey, slice model.SliceKey) bool {
 	}
 	_, global := m.global[k]
 	return global && m.sharing[model.ExportKey{Cluster: slice.Cluster, Namespace: k.Namespace, Name: k.Name}]
+}
+
+// ClusterOf is where the endpoints of a slice are. Derived ones are our own, and
+// say it; what a peer's slice says of that counts for nothing.
+func (m *Merge) ClusterOf(k model.SliceKey, s wire.Slice) string {
+	if k.Cluster == m.own && s.Source != "" {
+		return s.Source
+	}
+	return k.Cluster
 }
 
 // Choose is the function Choose for one of our Services.

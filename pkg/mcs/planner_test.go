@@ -446,3 +446,28 @@ func TestExplain(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestDerivedPorts: a derived slice has the pods' numbers under the import's names,
+// each name once, and what the import says of the protocol above.
+func TestDerivedPorts(t *testing.T) {
+	p := NewPlanner(Base{Cluster: "west"}, now)
+	p.SetNamespaces([]string{"shop"}, nil)
+	spec := hello(ports(wire.Port{Name: "http", AppProtocol: "http", Protocol: 6, Port: 80}, tcp("x", 81)))
+	spec.CreatedMilli = 1
+	p.SetClaims(map[model.ExportKey]string{{Cluster: "east", Namespace: "shop", Name: "web"}: string(spec.Encode())}, nil)
+	s := wire.Slice{Service: "web", Ports: []wire.Port{tcp("http", 8080), tcp("http", 9090), tcp("other", 1), {Name: "x", Protocol: 17, Port: 81}, tcp("x", 0)},
+		Endpoints: []wire.SliceEndpoint{{Addr: netip.MustParseAddr("10.1.0.1")}}}
+	p.SetSlices(map[model.SliceKey]string{{Cluster: "east", Namespace: "shop", Name: "x"}: string(s.Encode())}, nil)
+	for _, row := range p.Plan().Slices {
+		got, _ := wire.DecodeSlice([]byte(row.Slice))
+		if d := cmp.Diff([]wire.Port{{Name: "http", AppProtocol: "http", Protocol: 6, Port: 8080}}, got.Ports); d != "" {
+			t.Error(d)
+		}
+	}
+	if n := len(p.Plan().Slices); n != 1 {
+		t.Errorf("%d slices", n)
+	}
+	if err := checkPorts(make([]wire.Port, maxPorts+1)); err == nil || err.Error() != "more than 100 ports" {
+		t.Errorf("101 ports: %v", err)
+	}
+}
