@@ -13,8 +13,6 @@ import (
 	"github.com/clustermesh/clustermesh/pkg/wire"
 )
 
-func ptr[T any](v T) *T { return &v }
-
 func TestExportedServiceRow(t *testing.T) {
 	key := model.ServiceKey{Namespace: "shop", Name: "web"}
 	plain := wire.Export{Type: mcs.ClusterSetIP, SessionAffinity: "None", IPFamilies: []string{"IPv6", "IPv4"}, Ports: []wire.Port{{Name: "http", Protocol: 6, Port: 80}}}

@@ -23,8 +23,8 @@ var layers = [][]string{
 	{"pkg/version", "pkg/model", "pkg/hash", "pkg/testutil"},
 	{"pkg/wire", "pkg/state", "pkg/status", "pkg/pki", "pkg/image", "charts"},
 	{"pkg/config", "pkg/reconcile", "pkg/ipam", "pkg/lbpool", "pkg/mcs", "pkg/kube/v1alpha1"},
-	{"pkg/plan", "pkg/service", "pkg/podnet/journal"},
-	{"pkg/datapath", "pkg/kube", "pkg/kvstore"},
+	{"pkg/plan", "pkg/service", "pkg/podnet/journal", "pkg/dns/zone"},
+	{"pkg/datapath", "pkg/kube", "pkg/kvstore", "pkg/dns"},
 	{"pkg/mesh", "pkg/podnet"},
 	{"cmd", "clustermesh-apiserver"},
 	{"test"},
@@ -35,7 +35,7 @@ var together = []string{"pkg/datapath", "pkg/config", "clustermesh-apiserver", "
 
 // pure packages decide and do no I/O, so that every decision can be tested
 // with a table and repeated from a log.
-var pure = []string{"pkg/model", "pkg/hash", "pkg/wire", "pkg/state", "pkg/plan", "pkg/service", "pkg/ipam", "pkg/lbpool", "pkg/mcs"}
+var pure = []string{"pkg/model", "pkg/hash", "pkg/wire", "pkg/state", "pkg/plan", "pkg/service", "pkg/ipam", "pkg/lbpool", "pkg/mcs", "pkg/dns/zone"}
 
 // impure are what a pure package must not import, with what to do instead.
 var impure = map[string]string{
