@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/gentype"
 	"k8s.io/client-go/kubernetes"
@@ -104,8 +105,13 @@ func newOwnClient(cfg *rest.Config) (*rest.RESTClient, runtime.ParameterCodec, e
 	if err := v1alpha1.AddToScheme(scheme); err != nil {
 		return nil, nil, fmt.Errorf("register %v: %w", v1alpha1.GroupVersion, err)
 	}
+	return newRESTClient(cfg, v1alpha1.GroupVersion, scheme)
+}
+
+// newRESTClient is a client for the custom resources of a version.
+func newRESTClient(cfg *rest.Config, version schema.GroupVersion, scheme *runtime.Scheme) (*rest.RESTClient, runtime.ParameterCodec, error) {
 	cfg = rest.CopyConfig(cfg)
-	cfg.GroupVersion, cfg.APIPath = &v1alpha1.GroupVersion, "/apis"
+	cfg.GroupVersion, cfg.APIPath = &version, "/apis"
 	cfg.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	cfg.Timeout = 0
 	c, err := rest.RESTClientFor(cfg)

@@ -29,6 +29,7 @@ func TestAgainstRealServer(t *testing.T) {
 	t.Run("node writes", func(t *testing.T) { testNodeWrites(t, c) })
 	t.Run("peers", func(t *testing.T) { testPeers(t, c) })
 	t.Run("leader", func(t *testing.T) { testLeader(t, c) })
+	t.Run("cluster set", func(t *testing.T) { testClusterSet(t, c) })
 	t.Run("outage", func(t *testing.T) { testOutage(t, s, c) }) // last, since it stops the server
 }
 
