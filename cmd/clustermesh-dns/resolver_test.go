@@ -80,7 +80,8 @@ func ask(t testing.TB, network, addr string, m *dns.Msg) *dns.Msg {
 }
 
 // TestResolver runs the daemon against a real API server: SERVFAIL until all is
-// known, then the truth, also while the API server is away, and after a restart.
+// known, then the truth, also while the API server is away, and after a restart
+// (invariant D1).
 func TestResolver(t *testing.T) {
 	s := kubetest.Start(t)
 	opt, stop := start(t, s)

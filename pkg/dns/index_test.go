@@ -77,7 +77,7 @@ func (x *indexed) ask(t *testing.T, name string) string {
 func objectKey(name string) model.ObjectKey { return model.ObjectKey{Namespace: "shop", Name: name} }
 
 // Nothing is said of names before all three tables have been read, in whatever
-// order that happens.
+// order that happens (invariant D1).
 func TestSync(t *testing.T) {
 	for _, order := range [][]int{{0, 1, 2}, {2, 1, 0}, {1, 0, 2}} {
 		synctest.Test(t, func(t *testing.T) {

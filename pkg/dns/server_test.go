@@ -150,7 +150,7 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-// Noise gets no answer that is longer than itself, and costs others nothing.
+// Noise costs others nothing (invariant D3).
 func TestNoise(t *testing.T) {
 	s := serve(t, "127.0.0.1", nil)
 	c, err := net.Dial("udp", s.Addr())
@@ -231,7 +231,7 @@ func dial(t testing.TB, addr string) net.Conn {
 	return c
 }
 
-// However many connect, some are held, and who asks gets an answer.
+// However many connect, some are held, and who asks gets an answer (invariant D3).
 func TestManyConnections(t *testing.T) {
 	s := serve(t, "127.0.0.1", func(o *Options) { o.MaxConns = 20 })
 	for range 300 {

@@ -13,7 +13,7 @@ import (
 )
 
 // Answers during changes are of one state: addresses of all its endpoints, or
-// of none (with the race detector this also shows that no lock is missing).
+// of none (invariant D2; the race detector shows that no lock is missing).
 func TestChangesDuringQueries(t *testing.T) {
 	z := newZone(t)
 	z.SetNamespaces([]string{"shop"}, nil)

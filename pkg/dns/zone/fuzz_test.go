@@ -8,7 +8,7 @@ import (
 )
 
 // FuzzAnswer: whatever the packet, Parse sees in it what an independent decoder
-// sees, and the answer can be read, fits, and has what the question asked for.
+// sees, and the answer can be read and fits (invariant D3).
 func FuzzAnswer(f *testing.F) {
 	z := filled(f)
 	for _, name := range []string{"web.shop.svc.clusterset.local.", "_sql._tcp.db.shop.svc.ClusterSet.Local.", "db-0.east.db.shop.svc.clusterset.local.",
