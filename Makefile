@@ -34,8 +34,12 @@ lint: ## gofmt, go vet, staticcheck
 	$(GO) run $(STATICCHECK) ./...
 
 # The race detector needs cgo. Kernel tests make their own network namespaces.
-unit: ## unit, kernel and contract tests, with the race detector
-	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 20m $$($(GO) list ./... | grep -v -e /test/e2e -e /test/lab$$)
+unit: bin/coredns ## unit, kernel and contract tests, with the race detector
+	COREDNS=$(CURDIR)/bin/coredns CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 20m $$($(GO) list ./... | grep -v -e /test/e2e -e /test/lab$$)
+
+# A real CoreDNS, which the resolver is compared with (four minutes of CPU time once).
+bin/coredns: test/coredns/main.go test/coredns/go.mod test/coredns/go.sum
+	$(GO) build -C test/coredns -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ .
 
 e2e: ## the lab's own tests, then the product on real clusters
 	$(GO) test -v -count=1 -timeout 40m -p 1 ./test/lab ./test/e2e 2>&1 | grep -v -e '^=== ' ; exit $${PIPESTATUS[0]}
@@ -51,7 +55,7 @@ generate: ## rebuild what is generated (needs clang)
 	$(GO) generate ./...
 
 golden: ## rewrite golden files
-	$(GO) test ./pkg/wire ./cmd/clustermesh -update
+	$(GO) test ./pkg/wire ./pkg/dns/zone ./cmd/clustermesh -update
 
 FUZZTIME ?= 30s
 fuzz: ## run every fuzz test for FUZZTIME
