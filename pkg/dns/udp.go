@@ -36,13 +36,16 @@ func (s *Server) serveUDP(ctx context.Context, c *net.UDPConn) error {
 	defer context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })()
 	w := s.newWorker()
 	in, oob := make([]byte, maxQuery), make([]byte, 128)
-	for ctx.Err() == nil {
+	for {
 		n, oobn, flags, from, err := c.ReadMsgUDPAddrPort(in, oob)
 		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("read from %v: %w", c.LocalAddr(), err)
-		case err != nil: // ctx ended, or the kernel is short of memory
-			time.Sleep(time.Millisecond)
+		case err != nil: // the kernel is short of memory
+			s.opt.Log.Warn("query can't be read", "error", err)
+			time.Sleep(100 * time.Millisecond)
 			continue
 		case flags&unix.MSG_TRUNC != 0:
 			continue // nobody asks so much
@@ -56,7 +59,6 @@ func (s *Server) serveUDP(ctx context.Context, c *net.UDPConn) error {
 		_, _, _ = c.WriteMsgUDPAddrPort(out, replyFrom(oob[:oobn]), from)
 		s.opt.Meter.count(exchange{q: &w.q, in: n, out: len(out), header: out, from: from.Addr(), took: time.Since(start)})
 	}
-	return ctx.Err()
 }
 
 // replyFrom turns what the kernel said of where a datagram was sent to into where

@@ -22,6 +22,7 @@ type set struct {
 	endpoints []endpoint // sorted by label, then by address
 	ports     [][]port   // that endpoints refer to
 	v4, v6    string     // addresses one behind the other, each once
+	entries   int        // endpoints times their ports
 	virtual   bool       // addresses of the service itself
 }
 
@@ -107,6 +108,19 @@ func (s *set) finish() {
 	})
 	s.endpoints = slices.Clip(slices.Compact(s.endpoints))
 	s.v4, s.v6 = s.addresses(filter{})
+	s.entries = s.count(filter{})
+}
+
+// count is how many pairs of an endpoint and a port there are that f takes.
+func (s *set) count(f filter) (n int) {
+	for _, e := range s.endpoints {
+		for _, p := range s.ports[e.ports] {
+			if f.takes(p) {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // addresses are those of the endpoints that have a port which f takes.
@@ -158,5 +172,6 @@ func (s *set) at(label []byte) set {
 	}
 	out := set{endpoints: s.endpoints[from:to], ports: s.ports}
 	out.v4, out.v6 = out.addresses(filter{})
+	out.entries = out.count(filter{})
 	return out
 }
