@@ -13,6 +13,7 @@ import (
 	mcsv1beta1 "sigs.k8s.io/mcs-api/pkg/apis/v1beta1"
 
 	"github.com/clustermesh/clustermesh/pkg/kube"
+	"github.com/clustermesh/clustermesh/pkg/mcs"
 )
 
 // importCRD serves ServiceImports in both versions: CoreDNS reads the older one.
@@ -93,7 +94,7 @@ func (i imported) create(ctx context.Context, c *kube.Client) error {
 
 func (s slice) object(service string, n int) *discoveryv1.EndpointSlice {
 	out := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s-%d", service, n),
-		Labels: map[string]string{kube.LabelImportName: service, kube.LabelSourceCluster: s.cluster}}, AddressType: discoveryv1.AddressTypeIPv4, Ports: ports(s.ports)}
+		Labels: map[string]string{mcs.LabelServiceName: service, mcs.LabelSourceCluster: s.cluster}}, AddressType: discoveryv1.AddressTypeIPv4, Ports: ports(s.ports)}
 	for f := range strings.FieldsSeq(s.endpoints) {
 		f, unready := strings.CutPrefix(f, "!")
 		addr, host, named := strings.Cut(f, "=")

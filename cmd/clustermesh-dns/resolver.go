@@ -52,7 +52,7 @@ func newResolver(ctx context.Context, opt options, errOut io.Writer) (*resolver,
 	if r.client, err = kube.New(rest, "clustermesh-dns", opt.namespace); err != nil {
 		return nil, err
 	}
-	r.tables = dns.Tables{Imports: state.New[model.ObjectKey, model.ServiceImport](), Slices: state.New[model.ObjectKey, model.ImportSlice](),
+	r.tables = dns.Tables{Imports: state.New[model.ServiceKey, model.ServiceImport](), Slices: state.New[model.ServiceKey, model.ImportSlice](),
 		Namespaces: state.New[string, model.Namespace](), Server: state.New[string, model.Addrs]()}
 	r.tables.Imports.Expect(kube.Source)
 	r.tables.Slices.Expect(kube.Source)

@@ -18,10 +18,10 @@ const services = 10_000
 
 // fill holds many services, every other one headless with ten endpoints.
 func (x *indexed) fill() {
-	imports, sliced := map[model.ObjectKey]model.ServiceImport{}, map[model.ObjectKey]model.ImportSlice{}
+	imports, sliced := map[model.ServiceKey]model.ServiceImport{}, map[model.ServiceKey]model.ImportSlice{}
 	namespaces := map[string]model.Namespace{}
 	for i := range services {
-		k := model.ObjectKey{Namespace: fmt.Sprintf("team-%d", i%100), Name: fmt.Sprintf("svc-%d", i)}
+		k := model.ServiceKey{Namespace: fmt.Sprintf("team-%d", i%100), Name: fmt.Sprintf("svc-%d", i)}
 		namespaces[k.Namespace] = model.Namespace{}
 		imports[k] = model.ServiceImport{Headless: i%2 == 1, Ports: "http/tcp/80"}
 		if i%2 == 0 {
@@ -31,7 +31,7 @@ func (x *indexed) fill() {
 		for j := range 10 {
 			row.Endpoints += fmt.Sprintf("10.%d.%d.%d=pod-%d ", i>>8, i&0xff, j, j)
 		}
-		sliced[model.ObjectKey{Namespace: k.Namespace, Name: k.Name + "-east"}] = row
+		sliced[model.ServiceKey{Namespace: k.Namespace, Name: k.Name + "-east"}] = row
 	}
 	x.Imports.Replace(source, imports)
 	x.Slices.Replace(source, sliced)
@@ -73,10 +73,10 @@ func BenchmarkChange(b *testing.B) {
 	imports, sliced, namespaces := x.Imports.Follow(), x.Slices.Follow(), x.Namespaces.Follow()
 	x.step(imports, sliced, namespaces)
 	cancel()
-	k := model.ObjectKey{Namespace: "team-1", Name: "svc-1-east"}
+	k := model.ServiceKey{Namespace: "team-1", Name: "svc-1-east"}
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		x.Slices.Update(source, map[model.ObjectKey]model.ImportSlice{k: {Service: "svc-1", Cluster: "east", Ports: "http/tcp/8080",
+		x.Slices.Update(source, map[model.ServiceKey]model.ImportSlice{k: {Service: "svc-1", Cluster: "east", Ports: "http/tcp/8080",
 			Endpoints: "10.0.0.1=pod-0 10.0.0.2=pod-1 10.0.0." + fmt.Sprint(i%250)}}, nil)
 		x.step(imports, sliced, namespaces)
 	}

@@ -14,8 +14,8 @@ import (
 // Tables are what a zone is made of. Their sources have to be expected before
 // Run, so that a table that nobody has filled yet is known as such.
 type Tables struct {
-	Imports    *state.Table[model.ObjectKey, model.ServiceImport]
-	Slices     *state.Table[model.ObjectKey, model.ImportSlice]
+	Imports    *state.Table[model.ServiceKey, model.ServiceImport]
+	Slices     *state.Table[model.ServiceKey, model.ImportSlice]
 	Namespaces *state.Table[string, model.Namespace]
 	Server     *state.Table[string, model.Addrs] // of the Service in front of us
 }
@@ -29,15 +29,15 @@ type Index struct {
 	synced chan struct{}
 
 	// of is the import that each slice is behind, slices are those of each import.
-	of     map[model.ObjectKey]model.ObjectKey
-	slices map[model.ObjectKey][]model.ObjectKey
+	of     map[model.ServiceKey]model.ServiceKey
+	slices map[model.ServiceKey][]model.ServiceKey
 }
 
 // NewIndex returns an index that Run starts. The zone is said to be served at
 // the Service's addresses, or at own ones where it has none.
 func NewIndex(t Tables, z *zone.Zone, m *Meter, own []netip.Addr) *Index {
 	return &Index{tables: t, zone: z, meter: m, own: own, synced: make(chan struct{}),
-		of: map[model.ObjectKey]model.ObjectKey{}, slices: map[model.ObjectKey][]model.ObjectKey{}}
+		of: map[model.ServiceKey]model.ServiceKey{}, slices: map[model.ServiceKey][]model.ServiceKey{}}
 }
 
 // Synced is closed once the zone holds all that there is.
@@ -86,7 +86,7 @@ func (x *Index) serve() {
 }
 
 // step takes in what has changed since the last one.
-func (x *Index) step(imports *state.Changes[model.ObjectKey, model.ServiceImport], sliced *state.Changes[model.ObjectKey, model.ImportSlice],
+func (x *Index) step(imports *state.Changes[model.ServiceKey, model.ServiceImport], sliced *state.Changes[model.ServiceKey, model.ImportSlice],
 	namespaces *state.Changes[string, model.Namespace]) {
 	spaces, gone, ok1 := namespaces.Take()
 	set, del, ok2 := imports.Take()
@@ -98,7 +98,7 @@ func (x *Index) step(imports *state.Changes[model.ObjectKey, model.ServiceImport
 		}
 		x.zone.SetNamespaces(names, gone)
 	}
-	dirty := map[model.ObjectKey]struct{}{}
+	dirty := map[model.ServiceKey]struct{}{}
 	for k := range set {
 		dirty[k] = struct{}{}
 	}
@@ -106,10 +106,10 @@ func (x *Index) step(imports *state.Changes[model.ObjectKey, model.ServiceImport
 		dirty[k] = struct{}{}
 	}
 	for k, row := range slicesSet {
-		x.move(k, model.ObjectKey{Namespace: k.Namespace, Name: row.Service}, dirty)
+		x.move(k, model.ServiceKey{Namespace: k.Namespace, Name: row.Service}, dirty)
 	}
 	for _, k := range slicesDel {
-		x.move(k, model.ObjectKey{}, dirty)
+		x.move(k, model.ServiceKey{}, dirty)
 	}
 	x.refresh(dirty)
 	now := time.Now()
@@ -128,32 +128,32 @@ func (x *Index) step(imports *state.Changes[model.ObjectKey, model.ServiceImport
 }
 
 // move notes behind which import a slice is now; the zero key stands for none.
-func (x *Index) move(slice, to model.ObjectKey, dirty map[model.ObjectKey]struct{}) {
+func (x *Index) move(slice, to model.ServiceKey, dirty map[model.ServiceKey]struct{}) {
 	from, known := x.of[slice]
 	if known {
 		dirty[from] = struct{}{}
 	}
-	if to != (model.ObjectKey{}) {
+	if to != (model.ServiceKey{}) {
 		dirty[to] = struct{}{}
 	}
 	if known && from == to {
 		return
 	}
 	if known {
-		left := slices.DeleteFunc(x.slices[from], func(k model.ObjectKey) bool { return k == slice })
+		left := slices.DeleteFunc(x.slices[from], func(k model.ServiceKey) bool { return k == slice })
 		if x.slices[from] = left; len(left) == 0 {
 			delete(x.slices, from)
 		}
 		delete(x.of, slice)
 	}
-	if to != (model.ObjectKey{}) {
+	if to != (model.ServiceKey{}) {
 		x.of[slice] = to
 		x.slices[to] = append(x.slices[to], slice)
 	}
 }
 
 // refresh computes imports anew, from the tables as they are.
-func (x *Index) refresh(dirty map[model.ObjectKey]struct{}) {
+func (x *Index) refresh(dirty map[model.ServiceKey]struct{}) {
 	changes := make([]zone.Change, 0, len(dirty))
 	for k := range dirty {
 		c := zone.Change{Key: k}
@@ -171,9 +171,9 @@ func (x *Index) refresh(dirty map[model.ObjectKey]struct{}) {
 
 // observe measures how long changes took to get here, for headless services,
 // whose endpoints are DNS's own.
-func (x *Index) observe(changed map[model.ObjectKey]model.ImportSlice, now time.Time) {
+func (x *Index) observe(changed map[model.ServiceKey]model.ImportSlice, now time.Time) {
 	for k, row := range changed {
-		imp, ok := x.tables.Imports.Get(model.ObjectKey{Namespace: k.Namespace, Name: row.Service})
+		imp, ok := x.tables.Imports.Get(model.ServiceKey{Namespace: k.Namespace, Name: row.Service})
 		if ok && imp.Headless && row.ChangedUnixMilli > 0 {
 			x.meter.programmed.Observe(now.Sub(time.UnixMilli(row.ChangedUnixMilli)).Seconds())
 		}

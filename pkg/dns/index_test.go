@@ -33,7 +33,7 @@ func newIndexed(t testing.TB) *indexed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := &indexed{zone: z, Tables: Tables{Imports: state.New[model.ObjectKey, model.ServiceImport](), Slices: state.New[model.ObjectKey, model.ImportSlice](),
+	x := &indexed{zone: z, Tables: Tables{Imports: state.New[model.ServiceKey, model.ServiceImport](), Slices: state.New[model.ServiceKey, model.ImportSlice](),
 		Namespaces: state.New[string, model.Namespace](), Server: state.New[string, model.Addrs]()}}
 	x.Imports.Expect(source)
 	x.Slices.Expect(source)
@@ -74,7 +74,7 @@ func (x *indexed) ask(t *testing.T, name string) string {
 	return fmt.Sprint(dns.RcodeToString[m.Rcode], list)
 }
 
-func objectKey(name string) model.ObjectKey { return model.ObjectKey{Namespace: "shop", Name: name} }
+func objectKey(name string) model.ServiceKey { return model.ServiceKey{Namespace: "shop", Name: name} }
 
 // Nothing is said of names before all three tables have been read, in whatever
 // order that happens (invariant D1).
@@ -85,10 +85,10 @@ func TestSync(t *testing.T) {
 			x.start(t)
 			fill := []func(){
 				func() {
-					x.Imports.Replace(source, map[model.ObjectKey]model.ServiceImport{objectKey("db"): {Headless: true}})
+					x.Imports.Replace(source, map[model.ServiceKey]model.ServiceImport{objectKey("db"): {Headless: true}})
 				},
 				func() {
-					x.Slices.Replace(source, map[model.ObjectKey]model.ImportSlice{objectKey("db-1"): {Service: "db", Cluster: "east", Endpoints: "10.0.0.1"}})
+					x.Slices.Replace(source, map[model.ServiceKey]model.ImportSlice{objectKey("db-1"): {Service: "db", Cluster: "east", Endpoints: "10.0.0.1"}})
 				},
 				func() { x.Namespaces.Replace(source, map[string]model.Namespace{"shop": {}}) },
 			}
@@ -111,11 +111,11 @@ func TestSync(t *testing.T) {
 func TestOrderOfChanges(t *testing.T) {
 	steps := func(x *indexed) []func() {
 		slice := func(name string, row model.ImportSlice) func() {
-			return func() { x.Slices.Update(source, map[model.ObjectKey]model.ImportSlice{objectKey(name): row}, nil) }
+			return func() { x.Slices.Update(source, map[model.ServiceKey]model.ImportSlice{objectKey(name): row}, nil) }
 		}
 		return []func(){
 			func() {
-				x.Imports.Update(source, map[model.ObjectKey]model.ServiceImport{objectKey("db"): {Headless: true}, objectKey("web"): {Headless: true}}, nil)
+				x.Imports.Update(source, map[model.ServiceKey]model.ServiceImport{objectKey("db"): {Headless: true}, objectKey("web"): {Headless: true}}, nil)
 			},
 			slice("s1", model.ImportSlice{Service: "db", Cluster: "east", Endpoints: "10.0.0.1"}),
 			slice("s2", model.ImportSlice{Service: "db", Cluster: "west", Endpoints: "10.0.1.1 10.0.1.2"}),
@@ -155,12 +155,12 @@ func TestOrderOfChanges(t *testing.T) {
 func TestRemoval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := newIndexed(t)
-		x.Imports.Replace(source, map[model.ObjectKey]model.ServiceImport{objectKey("db"): {Headless: true}, objectKey("web"): {Headless: true}})
+		x.Imports.Replace(source, map[model.ServiceKey]model.ServiceImport{objectKey("db"): {Headless: true}, objectKey("web"): {Headless: true}})
 		x.Namespaces.Replace(source, map[string]model.Namespace{"shop": {}})
-		x.Slices.Replace(source, map[model.ObjectKey]model.ImportSlice{objectKey("s"): {Service: "db", Cluster: "east", Endpoints: "10.0.0.1"}})
+		x.Slices.Replace(source, map[model.ServiceKey]model.ImportSlice{objectKey("s"): {Service: "db", Cluster: "east", Endpoints: "10.0.0.1"}})
 		x.start(t)
 		update := func(row model.ImportSlice) {
-			x.Slices.Update(source, map[model.ObjectKey]model.ImportSlice{objectKey("s"): row}, nil)
+			x.Slices.Update(source, map[model.ServiceKey]model.ImportSlice{objectKey("s"): row}, nil)
 		}
 		for _, step := range []struct {
 			name    string
@@ -171,11 +171,11 @@ func TestRemoval(t *testing.T) {
 			{"moved", func() { update(model.ImportSlice{Service: "web", Cluster: "east", Endpoints: "10.0.0.1"}) }, "NXDOMAIN[]", "NOERROR[10.0.0.1]"},
 			{"not ready", func() { update(model.ImportSlice{Service: "web", Cluster: "east"}) }, "NXDOMAIN[]", "NXDOMAIN[]"},
 			{"back", func() { update(model.ImportSlice{Service: "db", Cluster: "east", Endpoints: "10.0.0.2"}) }, "NOERROR[10.0.0.2]", "NXDOMAIN[]"},
-			{"import gone", func() { x.Imports.Update(source, nil, []model.ObjectKey{objectKey("db")}) }, "NXDOMAIN[]", "NXDOMAIN[]"},
+			{"import gone", func() { x.Imports.Update(source, nil, []model.ServiceKey{objectKey("db")}) }, "NXDOMAIN[]", "NXDOMAIN[]"},
 			{"import back", func() {
-				x.Imports.Update(source, map[model.ObjectKey]model.ServiceImport{objectKey("db"): {Headless: true}}, nil)
+				x.Imports.Update(source, map[model.ServiceKey]model.ServiceImport{objectKey("db"): {Headless: true}}, nil)
 			}, "NOERROR[10.0.0.2]", "NXDOMAIN[]"},
-			{"slice gone", func() { x.Slices.Update(source, nil, []model.ObjectKey{objectKey("s")}) }, "NXDOMAIN[]", "NXDOMAIN[]"},
+			{"slice gone", func() { x.Slices.Update(source, nil, []model.ServiceKey{objectKey("s")}) }, "NXDOMAIN[]", "NXDOMAIN[]"},
 		} {
 			step.do()
 			if db, web := x.ask(t, "db.shop.svc"), x.ask(t, "web.shop.svc"); db != step.db || web != step.web {

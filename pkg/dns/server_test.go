@@ -41,8 +41,8 @@ func serve(t testing.TB, host string, edit func(*Options)) *served {
 	}
 	z.SetNamespaces([]string{"shop"}, nil)
 	z.SetServices([]zone.Change{
-		{Key: model.ObjectKey{Namespace: "shop", Name: "web"}, Import: model.ServiceImport{IPs: model.Addrs{V4: netip.MustParseAddr("10.99.0.1")}, Ports: "http/tcp/80"}},
-		{Key: model.ObjectKey{Namespace: "shop", Name: "big"}, Import: model.ServiceImport{Headless: true},
+		{Key: model.ServiceKey{Namespace: "shop", Name: "web"}, Import: model.ServiceImport{IPs: model.Addrs{V4: netip.MustParseAddr("10.99.0.1")}, Ports: "http/tcp/80"}},
+		{Key: model.ServiceKey{Namespace: "shop", Name: "big"}, Import: model.ServiceImport{Headless: true},
 			Slices: []model.ImportSlice{{Cluster: "east", Endpoints: many.String(), Ports: "http/tcp/80"}}}})
 	z.SetSynced()
 	s := &served{registry: prometheus.NewRegistry()}

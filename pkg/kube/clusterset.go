@@ -20,14 +20,9 @@ import (
 	"k8s.io/client-go/gentype"
 	mcsv1beta1 "sigs.k8s.io/mcs-api/pkg/apis/v1beta1"
 
+	"github.com/clustermesh/clustermesh/pkg/mcs"
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/state"
-)
-
-// Labels of what belongs to a ServiceImport (KEP-1645).
-const (
-	LabelImportName    = "multicluster.kubernetes.io/service-name"
-	LabelSourceCluster = "multicluster.kubernetes.io/source-cluster"
 )
 
 // importClient reads ServiceImports.
@@ -36,16 +31,16 @@ type importClient = gentype.ClientWithList[*mcsv1beta1.ServiceImport, *mcsv1beta
 // RunServiceImports keeps table equal to the cluster's ServiceImports until ctx
 // ends. It waits for a version of the resource to be served, and prefers
 // v1beta1; what it reads of v1alpha1 is the same.
-func (c *Client) RunServiceImports(ctx context.Context, log *slog.Logger, table *state.Table[model.ObjectKey, model.ServiceImport]) error {
+func (c *Client) RunServiceImports(ctx context.Context, log *slog.Logger, table *state.Table[model.ServiceKey, model.ServiceImport]) error {
 	table.Expect(Source)
 	from, err := c.serviceImports(ctx, log)
 	if err != nil {
 		return err
 	}
-	return follow(ctx, log, from, metav1.ListOptions{}, &rowStore[*mcsv1beta1.ServiceImport, model.ObjectKey, model.ServiceImport]{
+	return follow(ctx, log, from, metav1.ListOptions{}, &rowStore[*mcsv1beta1.ServiceImport, model.ServiceKey, model.ServiceImport]{
 		name: "serviceimports", table: table,
-		rows: func(s *mcsv1beta1.ServiceImport) map[model.ObjectKey]model.ServiceImport {
-			return one(model.ObjectKey{Namespace: s.Namespace, Name: s.Name}, ImportRow(s))
+		rows: func(s *mcsv1beta1.ServiceImport) map[model.ServiceKey]model.ServiceImport {
+			return one(model.ServiceKey{Namespace: s.Namespace, Name: s.Name}, ImportRow(s))
 		}})
 }
 
@@ -71,19 +66,24 @@ func (c *Client) serviceImports(ctx context.Context, log *slog.Logger) (*importC
 func (c *Client) importVersion(ctx context.Context) (schema.GroupVersion, error) {
 	for _, version := range []string{"v1beta1", "v1alpha1"} {
 		gv := schema.GroupVersion{Group: mcsv1beta1.GroupName, Version: version}
-		var list metav1.APIResourceList
-		err := c.Discovery().RESTClient().Get().AbsPath("/apis", gv.Group, gv.Version).Do(ctx).Into(&list)
-		if apierrors.IsNotFound(err) {
-			continue
-		}
-		if err != nil {
-			return gv, fmt.Errorf("read the resources of %v: %w", gv, err)
-		}
-		if slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == "serviceimports" }) {
-			return gv, nil
+		if served, err := c.serves(ctx, gv, mcsv1beta1.ServiceImportPluralName); served || err != nil {
+			return gv, err
 		}
 	}
 	return schema.GroupVersion{}, fmt.Errorf("no version of serviceimports.%s is served: install the custom resource definitions of the MCS API", mcsv1beta1.GroupName)
+}
+
+// serves tells whether a resource can be read and written.
+func (c *Client) serves(ctx context.Context, gv schema.GroupVersion, resource string) (bool, error) {
+	var list metav1.APIResourceList
+	err := c.Discovery().RESTClient().Get().AbsPath("/apis", gv.Group, gv.Version).Do(ctx).Into(&list)
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read the resources of %v: %w", gv, err)
+	}
+	return slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == resource }), nil
 }
 
 func (c *Client) newImportClient(version schema.GroupVersion) (*importClient, error) {
@@ -125,18 +125,18 @@ func portText(name string, protocol corev1.Protocol, number int32) string {
 
 // RunImportSlices keeps table equal to the EndpointSlices behind ServiceImports
 // until ctx ends.
-func (c *Client) RunImportSlices(ctx context.Context, log *slog.Logger, table *state.Table[model.ObjectKey, model.ImportSlice]) error {
-	return follow(ctx, log, c.DiscoveryV1().EndpointSlices(metav1.NamespaceAll), metav1.ListOptions{LabelSelector: LabelImportName},
-		&rowStore[*discoveryv1.EndpointSlice, model.ObjectKey, model.ImportSlice]{name: "endpointslices", table: table,
-			rows: func(s *discoveryv1.EndpointSlice) map[model.ObjectKey]model.ImportSlice {
-				return one(model.ObjectKey{Namespace: s.Namespace, Name: s.Name}, ImportSliceRow(s))
+func (c *Client) RunImportSlices(ctx context.Context, log *slog.Logger, table *state.Table[model.ServiceKey, model.ImportSlice]) error {
+	return follow(ctx, log, c.DiscoveryV1().EndpointSlices(metav1.NamespaceAll), metav1.ListOptions{LabelSelector: mcs.LabelServiceName},
+		&rowStore[*discoveryv1.EndpointSlice, model.ServiceKey, model.ImportSlice]{name: "endpointslices", table: table,
+			rows: func(s *discoveryv1.EndpointSlice) map[model.ServiceKey]model.ImportSlice {
+				return one(model.ServiceKey{Namespace: s.Namespace, Name: s.Name}, ImportSliceRow(s))
 			}})
 }
 
 // ImportSliceRow is what DNS needs to know of an EndpointSlice: its ready
 // endpoints. A condition that is not set counts as ready.
 func ImportSliceRow(s *discoveryv1.EndpointSlice) model.ImportSlice {
-	row := model.ImportSlice{Service: s.Labels[LabelImportName], Cluster: s.Labels[LabelSourceCluster]}
+	row := model.ImportSlice{Service: s.Labels[mcs.LabelServiceName], Cluster: s.Labels[mcs.LabelSourceCluster]}
 	var endpoints, ports []string
 	for _, e := range s.Endpoints {
 		if e.Conditions.Ready != nil && !*e.Conditions.Ready {
@@ -176,7 +176,12 @@ func ImportSliceRow(s *discoveryv1.EndpointSlice) model.ImportSlice {
 func (c *Client) RunNamespaces(ctx context.Context, log *slog.Logger, table *state.Table[string, model.Namespace]) error {
 	return follow(ctx, log, c.CoreV1().Namespaces(), metav1.ListOptions{}, &rowStore[*corev1.Namespace, string, model.Namespace]{
 		name: "namespaces", table: table,
-		rows: func(n *corev1.Namespace) map[string]model.Namespace { return one(n.Name, model.Namespace{}) }})
+		rows: func(n *corev1.Namespace) map[string]model.Namespace {
+			if n.DeletionTimestamp != nil {
+				return nil // nothing can be made in it any more
+			}
+			return one(n.Name, model.Namespace{})
+		}})
 }
 
 // RunClusterIPs keeps table equal to the virtual addresses of one Service in our

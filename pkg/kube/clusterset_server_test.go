@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/clustermesh/clustermesh/pkg/kube"
+	"github.com/clustermesh/clustermesh/pkg/mcs"
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/state"
 )
@@ -24,7 +25,7 @@ const importObject = `{"apiVersion":"multicluster.x-k8s.io/v1alpha1","kind":"Ser
 // What a resolver reads. The definition of ServiceImports comes late, and only
 // in the older version.
 func testClusterSet(t *testing.T, c *kube.Client) {
-	imports, slices := state.New[model.ObjectKey, model.ServiceImport](), state.New[model.ObjectKey, model.ImportSlice]()
+	imports, slices := state.New[model.ServiceKey, model.ServiceImport](), state.New[model.ServiceKey, model.ImportSlice]()
 	namespaces, service := state.New[string, model.Namespace](), state.New[string, model.Addrs]()
 	for _, expect := range []func(...string){imports.Expect, slices.Expect, namespaces.Expect, service.Expect} {
 		expect(kube.Source)
@@ -47,7 +48,7 @@ func testClusterSet(t *testing.T, c *kube.Client) {
 	post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", importCRD)
 	eventually(t, "ServiceImports are read", imports.Synced)
 	post("/apis/multicluster.x-k8s.io/v1alpha1/namespaces/default/serviceimports", importObject)
-	key := model.ObjectKey{Namespace: "default", Name: "web"}
+	key := model.ServiceKey{Namespace: "default", Name: "web"}
 	eventually(t, "the import is seen", func() bool { s, _ := imports.Get(key); return s.Ports == "http/tcp/80" && s.IPs.V4.IsValid() })
 
 	slice := func(name string, labels map[string]string) {
@@ -59,9 +60,9 @@ func testClusterSet(t *testing.T, c *kube.Client) {
 		}
 	}
 	slice("local", map[string]string{discoveryv1.LabelServiceName: "web"})
-	slice("web-east", map[string]string{kube.LabelImportName: "web", kube.LabelSourceCluster: "east"})
+	slice("web-east", map[string]string{mcs.LabelServiceName: "web", mcs.LabelSourceCluster: "east"})
 	eventually(t, "the slice is seen", func() bool { return slices.Len() == 1 })
-	if got, want := slices.Rows(), (model.ImportSlice{Service: "web", Cluster: "east", Endpoints: "10.2.0.1"}); got[model.ObjectKey{Namespace: "default", Name: "web-east"}] != want {
+	if got, want := slices.Rows(), (model.ImportSlice{Service: "web", Cluster: "east", Endpoints: "10.2.0.1"}); got[model.ServiceKey{Namespace: "default", Name: "web-east"}] != want {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	svc, err := c.CoreV1().Services(c.Namespace).Create(t.Context(), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "clustermesh-dns"},

@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	mcsv1beta1 "sigs.k8s.io/mcs-api/pkg/apis/v1beta1"
 
+	"github.com/clustermesh/clustermesh/pkg/mcs"
 	"github.com/clustermesh/clustermesh/pkg/model"
 )
 
@@ -37,7 +38,7 @@ func TestImportRow(t *testing.T) {
 func TestImportSliceRow(t *testing.T) {
 	yes, no, host, http, port, udp := true, false, "web-0", "http", int32(80), corev1.ProtocolUDP
 	s := &discoveryv1.EndpointSlice{
-		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{LabelImportName: "web", LabelSourceCluster: "east"},
+		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{mcs.LabelServiceName: "web", mcs.LabelSourceCluster: "east"},
 			Annotations: map[string]string{corev1.EndpointsLastChangeTriggerTime: "2026-01-02T03:04:05Z"}},
 		Ports: []discoveryv1.EndpointPort{{Name: &http, Port: &port}, {Protocol: &udp}},
 		Endpoints: []discoveryv1.Endpoint{

@@ -36,14 +36,17 @@ func (c *Client) RunServicesAndBalanced(ctx context.Context, log *slog.Logger, t
 // RunSlices keeps table equal to the EndpointSlices of these Services until ctx ends.
 func (c *Client) RunSlices(ctx context.Context, log *slog.Logger, cluster string, table *state.Table[model.SliceKey, string]) error {
 	return follow(ctx, log, c.DiscoveryV1().EndpointSlices(metav1.NamespaceAll), metav1.ListOptions{LabelSelector: notOurs},
-		&rowStore[*discoveryv1.EndpointSlice, model.SliceKey, string]{name: "endpointslices", table: table,
-			rows: func(s *discoveryv1.EndpointSlice) map[model.SliceKey]string {
-				value, ok := SliceRow(s)
-				if !ok {
-					return nil
-				}
-				return one(model.SliceKey{Cluster: cluster, Namespace: s.Namespace, Name: s.Name}, value)
-			}})
+		&rowStore[*discoveryv1.EndpointSlice, model.SliceKey, string]{name: "endpointslices", table: table, rows: sliceRows(cluster)})
+}
+
+func sliceRows(cluster string) func(*discoveryv1.EndpointSlice) map[model.SliceKey]string {
+	return func(s *discoveryv1.EndpointSlice) map[model.SliceKey]string {
+		value, ok := SliceRow(s)
+		if !ok {
+			return nil
+		}
+		return one(model.SliceKey{Cluster: cluster, Namespace: s.Namespace, Name: s.Name}, value)
+	}
 }
 
 // longestAffinity is the most seconds that the API allows, a day.
@@ -81,10 +84,14 @@ func ServiceRows(s *corev1.Service) map[model.ServicePortKey]model.ServicePort {
 
 // affinitySeconds is the timeout of session affinity ClientIP; 0: there is none.
 func affinitySeconds(s *corev1.Service) uint32 {
-	if s.Spec.SessionAffinity != corev1.ServiceAffinityClientIP {
+	return affinityOf(s.Spec.SessionAffinity, s.Spec.SessionAffinityConfig)
+}
+
+func affinityOf(kind corev1.ServiceAffinity, c *corev1.SessionAffinityConfig) uint32 {
+	if kind != corev1.ServiceAffinityClientIP {
 		return 0
 	}
-	if c := s.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
+	if c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
 		return uint32(max(0, min(*c.ClientIP.TimeoutSeconds, longestAffinity)))
 	}
 	return uint32(corev1.DefaultClientIPServiceAffinitySeconds)
@@ -185,10 +192,15 @@ func protocolNumber(p *corev1.Protocol) uint8 {
 // SliceRow encodes an EndpointSlice. There is none for slices of host names and
 // of no Service.
 func SliceRow(s *discoveryv1.EndpointSlice) (string, bool) {
-	row := wire.Slice{Service: s.Labels[discoveryv1.LabelServiceName], Source: s.Labels[mcs.LabelSourceCluster]}
-	if row.Service == "" || s.AddressType == discoveryv1.AddressTypeFQDN {
+	if s.Labels[discoveryv1.LabelServiceName] == "" || s.AddressType == discoveryv1.AddressTypeFQDN {
 		return "", false
 	}
+	row := sliceOf(s)
+	return string(row.Encode()), true
+}
+
+func sliceOf(s *discoveryv1.EndpointSlice) wire.Slice {
+	row := wire.Slice{Service: s.Labels[discoveryv1.LabelServiceName], Source: s.Labels[mcs.LabelSourceCluster]}
 	for _, p := range s.Ports {
 		if p.Port == nil { // all ports, which only means something to headless Services
 			continue
@@ -213,7 +225,7 @@ func SliceRow(s *discoveryv1.EndpointSlice) (string, bool) {
 	}
 	slices.SortFunc(row.Endpoints, wire.SliceEndpoint.Compare)
 	row.Endpoints = slices.CompactFunc(row.Endpoints, func(a, b wire.SliceEndpoint) bool { return a.Addr == b.Addr })
-	return string(row.Encode()), true
+	return row
 }
 
 // sliceEndpoint reads conditions as the API defines them where they are nil.

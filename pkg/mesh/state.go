@@ -48,6 +48,20 @@ func (s *Set) States(ctx context.Context) []State {
 	return out
 }
 
+// Beats is when each peer with a link was heard of last; zero: never.
+func (s *Set) Beats() map[string]time.Time {
+	s.mu.Lock()
+	links := maps.Clone(s.links)
+	s.mu.Unlock()
+	out := make(map[string]time.Time, len(links))
+	for name, l := range links {
+		l.mu.Lock()
+		out[name] = l.beatAt
+		l.mu.Unlock()
+	}
+	return out
+}
+
 func (l *link) describe(ctx context.Context, st *State) {
 	r := l.reader.State()
 	st.Connected, st.Since, st.Endpoint, st.Error = r.Connected, r.Since, r.Endpoint, r.Error

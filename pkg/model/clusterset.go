@@ -1,10 +1,5 @@
 package model
 
-// ObjectKey names a Kubernetes object of a namespace.
-type ObjectKey struct{ Namespace, Name string }
-
-func (k ObjectKey) String() string { return k.Namespace + "/" + k.Name }
-
 // ServiceImport is what DNS needs to know of a ServiceImport (KEP-1645): a name
 // that the whole cluster set knows.
 type ServiceImport struct {

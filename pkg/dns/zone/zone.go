@@ -90,7 +90,7 @@ func (z *Zone) SetNamespaces(set, del []string) {
 
 // Change is what is known of a ServiceImport now.
 type Change struct {
-	Key    model.ObjectKey
+	Key    model.ServiceKey
 	Import model.ServiceImport
 	Slices []model.ImportSlice
 	Gone   bool

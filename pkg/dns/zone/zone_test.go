@@ -30,9 +30,9 @@ func addrs(list ...string) (a model.Addrs) {
 	return a
 }
 
-func key(name string) model.ObjectKey {
+func key(name string) model.ServiceKey {
 	ns, n, _ := strings.Cut(name, "/")
-	return model.ObjectKey{Namespace: ns, Name: n}
+	return model.ServiceKey{Namespace: ns, Name: n}
 }
 
 // fixture is the content that the golden questions are about.

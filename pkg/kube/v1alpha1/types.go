@@ -29,10 +29,10 @@ type PeerSpec struct {
 	Import    Import    `json:"import"`
 	Export    Export    `json:"export,omitempty"`
 	// StaleAfter is the silence after which the peer's service backends are
-	// last choice; default 30s. Not used yet: there are no global services.
+	// last choice; default 30s. Not used yet by Services of several clusters.
 	StaleAfter *metav1.Duration `json:"staleAfter,omitempty"`
 	// ExpireAfter is the silence after which they are withdrawn; default 10m,
-	// 0s means never. Routes and identities stay. Not used yet.
+	// 0s means never. Routes and identities stay.
 	ExpireAfter *metav1.Duration `json:"expireAfter,omitempty"`
 }
 
@@ -58,7 +58,8 @@ type Import struct {
 // Export says what a peer may read.
 type Export struct {
 	// Namespaces whose services, identities and endpoints the peer may read; empty
-	// means all. Not used yet: nodes are all that is exported.
+	// means all. What no peer may read is not published; what another peer may
+	// read, this one still can.
 	Namespaces []string `json:"namespaces,omitempty"`
 }
 
