@@ -18,6 +18,7 @@ import (
 	"github.com/clustermesh/clustermesh/pkg/kvstore"
 	"github.com/clustermesh/clustermesh/pkg/plan"
 	"github.com/clustermesh/clustermesh/pkg/reconcile"
+	"github.com/clustermesh/clustermesh/pkg/state"
 	"github.com/clustermesh/clustermesh/pkg/status"
 	"github.com/clustermesh/clustermesh/pkg/wire"
 )
@@ -30,15 +31,20 @@ type Options struct {
 	// read; until then nothing is deleted and nothing is vouched for.
 	Input func() (in plan.ExportInput, complete bool)
 	Wakes []<-chan struct{} // readable when Input may have changed
-	Log   *slog.Logger
-	Board *status.Board
-	Meter reconcile.Meter
+	// Services are the rows of Services, their slices and exports, by the part of
+	// their keys behind wire.ExportPrefix. They are followed row by row, since there
+	// may be many.
+	Services *state.Table[string, string]
+	Log      *slog.Logger
+	Board    *status.Board
+	Meter    reconcile.Meter
 }
 
 // Export publishes. Create it with New.
 type Export struct {
 	opt     Options
 	loop    *reconcile.Loop[string, string]
+	many    *reconcile.Loop[string, string] // of the rows of Services
 	written atomic.Bool
 	ready   chan struct{} // closed when all is published and vouched for
 	once    sync.Once
@@ -48,9 +54,15 @@ type Export struct {
 func New(opt Options) *Export {
 	e := &Export{opt: opt, ready: make(chan struct{})}
 	target := rows{kvstore.NewTarget(opt.Store, wire.ExportPrefix(opt.Cluster)), &e.written}
-	e.loop = reconcile.NewLoop("export", target, e.wanted,
-		reconcile.Options{Log: opt.Log, Board: opt.Board, Meter: opt.Meter}, opt.Wakes...)
+	o := reconcile.Options{Log: opt.Log, Board: opt.Board, Meter: opt.Meter}
+	e.loop = reconcile.NewLoop("export", target, e.wanted, o, opt.Wakes...)
+	e.many = reconcile.NewTableLoop("export-services", serviceRows{target.Target}, opt.Services, e.orphans, o)
 	return e
+}
+
+func (e *Export) orphans() reconcile.Orphan[string] {
+	complete := e.opt.Services.Synced()
+	return func(string) bool { return complete }
 }
 
 func (e *Export) wanted() (map[string]string, bool) {
@@ -69,6 +81,7 @@ func (e *Export) Wake() { e.loop.Wake() }
 func (e *Export) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.loop.Run(ctx) })
+	g.Go(func() error { return e.many.Run(ctx) })
 	g.Go(func() error { return e.vouch(ctx) })
 	g.Go(func() error { return e.beat(ctx) })
 	return g.Wait()
@@ -126,10 +139,10 @@ func pause(ctx context.Context) bool {
 
 // published tells that a pass which began with complete input has succeeded.
 func (e *Export) published(ctx context.Context) bool {
-	if _, complete := e.opt.Input(); !complete {
+	if _, complete := e.opt.Input(); !complete || !e.opt.Services.Synced() {
 		return false
 	}
-	return e.loop.Sync(ctx) == nil
+	return e.loop.Sync(ctx) == nil && e.many.Sync(ctx) == nil
 }
 
 // rows are the export without the heartbeat, which has a writer of its own, and
@@ -145,9 +158,28 @@ func (r rows) List(ctx context.Context) (map[string]string, error) {
 	written := r.written.Load()
 	all, err := r.Target.List(ctx)
 	maps.DeleteFunc(all, func(k, _ string) bool {
-		return k == wire.HeartbeatTail().String() || !written && strings.HasPrefix(k, wire.KindPrefix(wire.KindSynced))
+		return k == wire.HeartbeatTail().String() || ofService(k) || !written && strings.HasPrefix(k, wire.KindPrefix(wire.KindSynced))
 	})
 	return all, err
+}
+
+// serviceRows are the rows of Services.
+type serviceRows struct{ *kvstore.Target }
+
+// List implements reconcile.Target.
+func (r serviceRows) List(ctx context.Context) (map[string]string, error) {
+	all, err := r.Target.List(ctx)
+	maps.DeleteFunc(all, func(k, _ string) bool { return !ofService(k) })
+	return all, err
+}
+
+func ofService(key string) bool {
+	for _, k := range []wire.Kind{wire.KindService, wire.KindSlice, wire.KindExport} {
+		if strings.HasPrefix(key, wire.KindPrefix(k)) {
+			return true
+		}
+	}
+	return false
 }
 
 // Incarnation names the life of a store in the cluster row.

@@ -19,6 +19,7 @@ import (
 	"github.com/clustermesh/clustermesh/clustermesh-apiserver/export"
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/plan"
+	"github.com/clustermesh/clustermesh/pkg/state"
 	"github.com/clustermesh/clustermesh/pkg/wire"
 )
 
@@ -51,7 +52,7 @@ func (c *cluster) set(complete bool, names ...string) {
 }
 
 func start(t *testing.T, m *etcdtest.Mesh, c *cluster) (e *export.Export, stop func()) {
-	e = export.New(export.Options{Cluster: "east", Store: m.Store.Client(), Input: c.input, Wakes: []<-chan struct{}{c.wake}, Log: slog.New(slog.DiscardHandler)})
+	e = export.New(export.Options{Cluster: "east", Store: m.Store.Client(), Input: c.input, Wakes: []<-chan struct{}{c.wake}, Services: state.New[string, string](), Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = e.Run(ctx) })

@@ -2,7 +2,9 @@ package serve
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -29,6 +31,7 @@ type keyring struct {
 	ca        pki.Pair // guarded by mu
 	serverTLS pki.Pair // guarded by mu
 	peerTLS   pki.Pair // guarded by mu
+	agentTLS  pki.Pair // guarded by mu: of our agents; empty until the Secret was read
 }
 
 const (
@@ -90,7 +93,8 @@ func (k *keyring) ensure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := k.secret(ctx, kube.SecretAgent, &ca, func() (pki.Pair, error) { return pki.IssueAgent(ca, time.Now()) }); err != nil {
+	agent, err := k.secret(ctx, kube.SecretAgent, &ca, func() (pki.Pair, error) { return pki.IssueAgent(ca, time.Now()) })
+	if err != nil {
 		return err
 	}
 	peer, err := k.secret(ctx, kube.SecretPeer, &ca, func() (pki.Pair, error) { return pki.IssuePeer(ca, k.cluster, time.Now()) })
@@ -105,8 +109,22 @@ func (k *keyring) ensure(ctx context.Context) error {
 			return fmt.Errorf("issue server certificate: %w", err)
 		}
 	}
+	k.mu.Lock()
+	k.agentTLS = agent
+	k.mu.Unlock()
 	k.set(ca, server, peer)
 	return nil
+}
+
+// reader is what our own clients read our mesh API with: as agents do.
+func (k *keyring) reader() (*tls.Config, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.agentTLS.Cert == nil || k.ca.Cert == nil {
+		return nil, errors.New("secret " + kube.SecretAgent + " has not been read yet")
+	}
+	pair := k.agentTLS
+	return pki.ClientConfig(k.cluster, []*x509.Certificate{k.ca.Cert}, func() pki.Pair { return pair }), nil
 }
 
 // set puts certificates to use and wakes whoever depends on them.

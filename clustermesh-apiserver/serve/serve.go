@@ -19,6 +19,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/clustermesh/clustermesh/clustermesh-apiserver/balancer"
+	"github.com/clustermesh/clustermesh/clustermesh-apiserver/clusterset"
 	"github.com/clustermesh/clustermesh/clustermesh-apiserver/etcdserver"
 	"github.com/clustermesh/clustermesh/clustermesh-apiserver/export"
 	"github.com/clustermesh/clustermesh/clustermesh-apiserver/ipam"
@@ -52,6 +53,8 @@ type server struct {
 	peers  *mesh.Set
 
 	balancer *balancer.Metrics
+	set      *kube.ClusterSet
+	member   *clusterset.Member
 
 	journal *journal // nil with an external etcd
 }
@@ -70,14 +73,16 @@ func Run(ctx context.Context, opt Options, logTo io.Writer) error {
 	s.log.Info("clustermesh-apiserver starts", "cluster", s.cfg.Cluster.Name, "pod", opt.Pod, "mesh", opt.MeshListen, "external etcd", s.store.external)
 
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.tables.run(ctx, s.client, s.log) }) // what Kubernetes says
-	g.Go(func() error { return s.keys.run(ctx) })                    // who we are
-	g.Go(func() error { return s.trust.run(ctx, s.front.Recheck) })  // whom we believe
-	g.Go(func() error { return s.store.run(ctx) })                   // ends if etcd does
-	g.Go(func() error { return s.front.Serve(ctx, mesh) })           // peers and agents read
-	g.Go(func() error { return s.leader.Run(ctx, s.lead) })          // one replica writes to Kubernetes
-	g.Go(func() error { return s.serveHealth(ctx) })                 // kubelet, Prometheus
-	g.Go(func() error { return s.serveSocket(ctx) })                 // clustermesh-apiserver status
+	g.Go(func() error { return s.tables.run(ctx, s.client, s.set, s.log) }) // what Kubernetes says
+	g.Go(func() error { return s.keys.run(ctx) })                           // who we are
+	g.Go(func() error { return s.trust.run(ctx, s.front.Recheck) })         // whom we believe
+	g.Go(func() error { return s.store.run(ctx) })                          // ends if etcd does
+	g.Go(func() error { return s.front.Serve(ctx, mesh) })                  // peers and agents read
+	g.Go(func() error { return s.leader.Run(ctx, s.lead) })                 // one replica writes to Kubernetes
+	g.Go(func() error { return s.serveHealth(ctx) })                        // kubelet, Prometheus
+	g.Go(func() error { return s.serveSocket(ctx) })                        // clustermesh-apiserver status
+	g.Go(func() error { return s.member.Run(ctx) })                         // what becomes of Services of several clusters
+	g.Go(func() error { return s.readMirror(ctx) })                         // what peers have told
 	if !s.store.external {
 		g.Go(func() error { return s.write(ctx) })                                // every replica fills its own etcd
 		g.Go(func() error { return s.journal.keep(ctx, s.keys, s.tables.peers) }) // to start again without Kubernetes
@@ -102,6 +107,9 @@ func (s *server) lead(ctx context.Context) error {
 	recorder := s.client.NewRecorder(ctx, "clustermesh-apiserver", s.opt.Node)
 	g.Go(func() error { return peerstatus.NewWriter(s.client, s.peers.States, recorder, s.log).Run(ctx) })
 	g.Go(func() error { return s.balance(ctx, recorder) })
+	g.Go(func() error {
+		return s.member.RunObjects(ctx, s.set, reconcile.Options{Log: s.log, Board: s.board, Meter: s.meter})
+	})
 	if s.cfg.IPAM.Mode == config.IPAMClusterPool {
 		g.Go(func() error { return s.clusterPool(ctx) })
 	}
@@ -152,6 +160,9 @@ func newServer(ctx context.Context, opt Options, logTo io.Writer) (*server, erro
 	if s.client, err = kube.New(conf, "clustermesh-apiserver", opt.Namespace); err != nil {
 		return nil, err
 	}
+	if s.set, err = s.client.NewClusterSet(); err != nil {
+		return nil, err
+	}
 	if s.store, err = openStore(ctx, opt, s.log); err != nil {
 		return nil, err
 	}
@@ -169,6 +180,7 @@ func newServer(ctx context.Context, opt Options, logTo io.Writer) (*server, erro
 	s.peers = mesh.NewSet(mesh.Options{Own: own, Store: s.store.client, Cert: s.keys.peer, Log: s.log, Now: time.Now, Meter: meters, Recall: s.recall, Callers: s.front.Callers},
 		s.tables.peers, s.tables.nodes)
 	s.registry.MustRegister(mesh.NewCollector(s.peers), s.store)
+	s.member = s.newMember()
 	if s.export, err = s.newExport(ctx); err != nil {
 		return nil, err
 	}

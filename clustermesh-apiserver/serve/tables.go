@@ -14,6 +14,7 @@ import (
 	"github.com/clustermesh/clustermesh/pkg/config"
 	"github.com/clustermesh/clustermesh/pkg/kube"
 	"github.com/clustermesh/clustermesh/pkg/lbpool"
+	"github.com/clustermesh/clustermesh/pkg/mcs"
 	"github.com/clustermesh/clustermesh/pkg/model"
 	"github.com/clustermesh/clustermesh/pkg/plan"
 	"github.com/clustermesh/clustermesh/pkg/state"
@@ -31,6 +32,13 @@ type tables struct {
 	pools    *state.Table[string, lbpool.Pool]
 	balanced *state.Table[lbpool.Key, lbpool.Service] // Services of type LoadBalancer
 
+	services   *state.Table[model.ServiceKey, mcs.Service]
+	derived    *state.Table[model.ServiceKey, mcs.DerivedAddrs]
+	exports    *state.Table[model.ServiceKey, mcs.Export]
+	namespaces *state.Table[string, model.Namespace]
+	slices     *state.Table[model.SliceKey, string]  // of all clusters
+	claims     *state.Table[model.ExportKey, string] // exports of peers
+
 	mu   sync.Mutex
 	last []string // guarded by mu: endpoints that were found last
 }
@@ -38,7 +46,10 @@ type tables struct {
 func newTables(cfg config.Config) *tables {
 	t := &tables{cfg: cfg, nodes: state.New[model.NodeKey, model.Node](), peers: state.New[string, kube.Peer](),
 		servers: state.New[string, kube.APIServer](), exposure: state.New[string, kube.Exposure](),
-		pools: state.New[string, lbpool.Pool](), balanced: state.New[lbpool.Key, lbpool.Service]()}
+		pools: state.New[string, lbpool.Pool](), balanced: state.New[lbpool.Key, lbpool.Service](),
+		services: state.New[model.ServiceKey, mcs.Service](), derived: state.New[model.ServiceKey, mcs.DerivedAddrs](),
+		exports: state.New[model.ServiceKey, mcs.Export](), namespaces: state.New[string, model.Namespace](),
+		slices: state.New[model.SliceKey, string](), claims: state.New[model.ExportKey, string]()}
 	t.nodes.Expect(kube.Source)
 	t.peers.Expect(kube.Source)
 	t.servers.Expect(kube.Source)
@@ -49,7 +60,7 @@ func newTables(cfg config.Config) *tables {
 }
 
 // run keeps the tables until ctx ends.
-func (t *tables) run(ctx context.Context, client *kube.Client, log *slog.Logger) error {
+func (t *tables) run(ctx context.Context, client *kube.Client, set *kube.ClusterSet, log *slog.Logger) error {
 	node := kube.NodeOptions{Cluster: t.cfg.Cluster.Name, Encap: t.cfg.Routing.Backend, VXLANPort: plan.DefaultVXLANPort, VNI: plan.DefaultVNI}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return client.RunNodes(ctx, log, node, t.nodes) })
@@ -57,7 +68,10 @@ func (t *tables) run(ctx context.Context, client *kube.Client, log *slog.Logger)
 	g.Go(func() error { return client.RunAPIServers(ctx, log, t.servers) })
 	g.Go(func() error { return client.RunExposure(ctx, log, t.exposure) })
 	g.Go(func() error { return client.RunPools(ctx, log, t.pools) })
-	g.Go(func() error { return client.RunBalanced(ctx, log, t.balanced) })
+	g.Go(func() error { return client.RunServicesForMesh(ctx, log, t.services, t.derived, t.balanced) })
+	g.Go(func() error { return client.RunSlicesForMesh(ctx, log, t.cfg.Cluster.Name, t.slices) })
+	g.Go(func() error { return client.RunNamespaces(ctx, log, t.namespaces) })
+	g.Go(func() error { return set.RunServiceExports(ctx, log, t.exports) })
 	return g.Wait()
 }
 
@@ -100,6 +114,7 @@ func (s *server) newExport(ctx context.Context) (*export.Export, error) {
 	}
 	return export.New(export.Options{
 		Cluster: s.cfg.Cluster.Name, Store: s.store.client, Input: input, Log: s.log, Board: s.board, Meter: s.meter,
-		Wakes: []<-chan struct{}{s.tables.nodes.Subscribe(), s.tables.servers.Subscribe(), s.tables.exposure.Subscribe(), s.keys.subscribe()},
+		Services: s.member.Wire(),
+		Wakes:    []<-chan struct{}{s.tables.nodes.Subscribe(), s.tables.servers.Subscribe(), s.tables.exposure.Subscribe(), s.keys.subscribe()},
 	}), nil
 }

@@ -163,6 +163,26 @@ func secretNames() []string {
 	return []string{kube.SecretCA, kube.SecretAgent, kube.SecretPeer}
 }
 
+// deleteImports deletes the ServiceImports that the API server has written.
+// Kubernetes then deletes what they own.
+func deleteImports(ctx context.Context, cluster *kubeCluster) error {
+	imports := cluster.dynamic.Resource(kube.ServiceImports)
+	list, err := imports.List(ctx, metav1.ListOptions{LabelSelector: kube.ManagedByUs})
+	if apierrors.IsNotFound(err) {
+		return nil // the cluster does not know the API
+	}
+	if err != nil {
+		return fmt.Errorf("list ServiceImports: %w", err)
+	}
+	for _, i := range list.Items {
+		err := imports.Namespace(i.GetNamespace()).Delete(ctx, i.GetName(), metav1.DeleteOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("delete ServiceImport %s/%s: %w", i.GetNamespace(), i.GetName(), err)
+		}
+	}
+	return nil
+}
+
 func deleteLeftovers(ctx context.Context, cluster *kubeCluster) error {
 	var errs []error
 	for _, name := range secretNames() {
@@ -170,6 +190,9 @@ func deleteLeftovers(ctx context.Context, cluster *kubeCluster) error {
 		if err != nil && !apierrors.IsNotFound(err) {
 			errs = append(errs, fmt.Errorf("delete secret %s: %w", name, err))
 		}
+	}
+	if err := deleteImports(ctx, cluster); err != nil {
+		errs = append(errs, err)
 	}
 	err := cluster.typed.CoordinationV1().Leases(cluster.namespace).Delete(ctx, apiserverName, metav1.DeleteOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {

@@ -78,3 +78,74 @@ properties:
   ipv4: {type: integer, format: int64}
   ipv6: {type: integer, format: int64}
 {{- end }}
+
+{{- define "clustermesh.crd.serviceexport" -}}
+description: A ServiceExport makes the Service of the same name and namespace known to the other clusters.
+type: object
+properties:
+  apiVersion: {type: string}
+  kind: {type: string}
+  metadata: {type: object}
+  spec:
+    type: object
+    properties:
+      exportedLabels: {type: object, additionalProperties: {type: string}}
+      exportedAnnotations: {type: object, additionalProperties: {type: string}}
+  status:
+    type: object
+    properties:
+      conditions:
+        {{- include "clustermesh.crd.conditions" . | nindent 8 }}
+{{- end }}
+
+{{- define "clustermesh.crd.serviceimport" -}}
+description: A ServiceImport is a Service that clusters of the set export. A controller writes it, nobody else should.
+type: object
+properties:
+  apiVersion: {type: string}
+  kind: {type: string}
+  metadata: {type: object}
+  spec:
+    type: object
+    required: [type, ports]
+    properties:
+      type: {type: string, enum: [ClusterSetIP, Headless]}
+      ports:
+        type: array
+        x-kubernetes-list-type: atomic
+        items:
+          type: object
+          required: [port]
+          properties:
+            name: {type: string}
+            protocol: {type: string}
+            appProtocol: {type: string}
+            port: {type: integer, format: int32}
+      ips: {type: array, maxItems: 2, items: {type: string}}
+      ipFamilies: {type: array, maxItems: 2, items: {type: string}}
+      sessionAffinity: {type: string}
+      sessionAffinityConfig:
+        type: object
+        properties:
+          clientIP:
+            type: object
+            properties:
+              timeoutSeconds: {type: integer, format: int32}
+      internalTrafficPolicy: {type: string}
+      trafficDistribution: {type: string}
+  status:
+    type: object
+    properties:
+      endpointSliceObjects: {type: string, enum: [Present, Absent]}
+      clusters:
+        type: array
+        x-kubernetes-list-type: map
+        x-kubernetes-list-map-keys: [cluster]
+        items:
+          type: object
+          required: [cluster]
+          properties:
+            cluster: {type: string}
+      conditions:
+        {{- include "clustermesh.crd.conditions" . | nindent 8 }}
+{{- end }}
