@@ -179,12 +179,50 @@ func (m *Member) RunObjects(ctx context.Context, set *kube.ClusterSet, opt recon
 	if err := set.Wait(ctx, m.opt.Log, func() {}); err != nil {
 		return err
 	}
+	missed := missed{m.opt.Derived, m.services}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return loop(ctx, "service-imports", set.Imports(), m.imports, opt) })
+	g.Go(func() error { return loop(ctx, "service-imports", imports{set.Imports(), missed}, m.imports, opt) })
 	g.Go(func() error { return loop(ctx, "service-exports", set.ExportStatuses(), m.statuses, opt) })
-	g.Go(func() error { return loop(ctx, "clusterset-services", set.DerivedServices(), m.services, opt) })
+	g.Go(func() error {
+		return loop(ctx, "clusterset-services", services{set.DerivedServices(), missed}, m.services, opt)
+	})
 	g.Go(func() error { return loop(ctx, "clusterset-slices", set.DerivedSlices(), m.slices, opt) })
 	return g.Wait()
+}
+
+type imports struct {
+	kube.ImportTarget
+	missed
+}
+
+type services struct {
+	kube.DerivedServiceTarget
+	missed
+}
+
+// missed tells at once when derived Services, which have the addresses of imports,
+// are deleted by others: they themselves, or the imports that own them.
+type missed struct {
+	there  *state.Table[model.ServiceKey, mcs.DerivedAddrs]
+	wanted *state.Table[model.ServiceKey, mcs.DerivedService]
+}
+
+// Watch implements reconcile.Watcher.
+func (s missed) Watch(ctx context.Context, wake func()) error {
+	changes := s.there.Follow()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changes.C:
+		}
+		_, del, _ := changes.Take()
+		for _, k := range del {
+			if _, wanted := s.wanted.Get(k); wanted {
+				wake()
+			}
+		}
+	}
 }
 
 func loop[V comparable](ctx context.Context, name string, target reconcile.Target[model.ServiceKey, V], table *state.Table[model.ServiceKey, V], opt reconcile.Options) error {

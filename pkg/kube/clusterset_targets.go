@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -65,6 +66,19 @@ func (s *ClusterSet) own(k model.ServiceKey, uid types.UID) {
 	s.owners[k] = uid
 }
 
+func (s *ClusterSet) disown(k model.ServiceKey) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.owners, k)
+}
+
+// owned tells whether the owner of a derived object is the ServiceImport that there
+// is now. If it is one of before, Kubernetes is about to delete the object.
+func (s *ClusterSet) owned(o metav1.Object, imported string) bool {
+	owner, err := s.owner(o.GetNamespace(), imported)
+	return err == nil && slices.ContainsFunc(o.GetOwnerReferences(), func(r metav1.OwnerReference) bool { return r.UID == owner.UID })
+}
+
 // owner refers to the ServiceImport of a derived object.
 func (s *ClusterSet) owner(namespace, name string) (metav1.OwnerReference, error) {
 	s.mu.Lock()
@@ -98,6 +112,7 @@ func (t ImportTarget) List(ctx context.Context) (map[model.ServiceKey]mcs.Import
 // Apply implements reconcile.Target.
 func (t ImportTarget) Apply(ctx context.Context, set map[model.ServiceKey]mcs.Import, del []model.ServiceKey) map[model.ServiceKey]error {
 	return apply(ctx, set, del, t.put, func(ctx context.Context, k model.ServiceKey) error {
+		t.s.disown(k) // who came to own it now would be deleted with it
 		return t.s.imports(k.Namespace).Delete(ctx, k.Name, metav1.DeleteOptions{})
 	})
 }
@@ -193,7 +208,11 @@ func (t DerivedServiceTarget) List(ctx context.Context) (map[model.ServiceKey]mc
 	return out, eachPage(ctx, "Services", ManagedByUs, t.s.client.CoreV1().Services(metav1.NamespaceAll).List, func(l *corev1.ServiceList) {
 		for i := range l.Items {
 			if o := &l.Items[i]; mcs.IsDerived(o.Name, o.Labels[mcs.LabelServiceName]) {
-				out[model.ServiceKey{Namespace: o.Namespace, Name: o.Name}] = derivedServiceRow(o)
+				row := derivedServiceRow(o)
+				if !t.s.owned(o, row.Import) {
+					row.Import = "" // it is not as wanted
+				}
+				out[model.ServiceKey{Namespace: o.Namespace, Name: o.Name}] = row
 			}
 		}
 	})
@@ -229,7 +248,11 @@ func (t DerivedSliceTarget) List(ctx context.Context) (map[model.ServiceKey]mcs.
 	return out, eachPage(ctx, "EndpointSlices", selector, t.s.client.DiscoveryV1().EndpointSlices(metav1.NamespaceAll).List, func(l *discoveryv1.EndpointSliceList) {
 		for i := range l.Items {
 			o := &l.Items[i]
-			out[model.ServiceKey{Namespace: o.Namespace, Name: o.Name}] = derivedSliceRow(o)
+			row := derivedSliceRow(o)
+			if !t.s.owned(o, row.Import) {
+				row.Import = "" // it is not as wanted
+			}
+			out[model.ServiceKey{Namespace: o.Namespace, Name: o.Name}] = row
 		}
 	})
 }

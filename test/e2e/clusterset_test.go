@@ -25,6 +25,7 @@ func TestClusterSet(t *testing.T) {
 	s := &setSuite{serviceSuite{m: m}, pods[0], pods[1]}
 	t.Run("one cluster exports", s.one)
 	t.Run("both export", s.both)
+	t.Run("kube-proxy kept", s.kept)
 	t.Run("conflict", s.conflict)
 	t.Run("external name", s.externalName)
 	t.Run("unexport", s.unexport)
@@ -150,6 +151,24 @@ func (s *setSuite) both(t *testing.T) {
 	s.check(t, s.east, to, want{[]fixture.Pod{s.east}, sources})
 	s.kubectl(t, "west", "patch", "service", "web", "--type=merge", "-p", `{"spec":{"selector":{"app":"probe"}}}`)
 	s.check(t, s.east, to, want{[]fixture.Pod{s.west, s.east}, sources})
+}
+
+// kept: kube-proxy reaches the backends of other clusters as well.
+func (s *setSuite) kept(t *testing.T) {
+	n := node(t, s.m, s.west.Node)
+	set := func(mode string) {
+		t.Helper()
+		_, err := s.m.CLI(t.Context(), "upgrade", "--context", "west", "--set", "services.kubeProxy="+mode)
+		must(t, err)
+	}
+	vip := s.imported(t, "west", "web", "ClusterSetIP", "east", "west").Spec.IPs[0]
+	set("keep")
+	must(t, n.StartKubeProxy("nftables"))
+	sources := append(s.node(t, s.west), s.west.IPs.V4)
+	s.check(t, s.west, net.JoinHostPort(vip.String(), "80"), want{[]fixture.Pod{s.west, s.east}, sources})
+	must(t, n.StopKubeProxy(t.Context()))
+	set("replace")
+	s.check(t, s.west, net.JoinHostPort(vip.String(), "80"), want{[]fixture.Pod{s.west, s.east}, sources})
 }
 
 // conflict: of ports that differ all are there, and both clusters are told (9).
