@@ -125,7 +125,7 @@ func (b *balancers) follow(ctx context.Context) error {
 		return err
 	}
 	pools, services, hosts, world := b.pools.Subscribe(), b.services.Subscribe(), b.hosts.Subscribe(), b.world.change.subscribe()
-	slices, locals, lines := b.slices.Follow(), lbpool.NewLocals(), shown{}
+	slices, locals, lines := b.slices.Follow(), lbpool.NewLocals(), status.Shown{}
 	var soon, later <-chan time.Time
 	for {
 		urgent := true
@@ -155,7 +155,7 @@ func (b *balancers) follow(ctx context.Context) error {
 }
 
 // elect does so if all is known that it takes.
-func (b *balancers) elect(locals *lbpool.Locals, lines *shown) {
+func (b *balancers) elect(locals *lbpool.Locals, lines *status.Shown) {
 	pools, poolsKnown := b.pools.Snapshot()
 	services, servicesKnown := b.services.Snapshot()
 	hosts, hostsKnown := b.hosts.Snapshot()
@@ -170,7 +170,7 @@ func (b *balancers) elect(locals *lbpool.Locals, lines *shown) {
 	elected := lbpool.Elect(lbpool.Election{Pools: pools, Services: services, Nodes: hosts, Local: locals.Nodes(), Taken: b.taken(nodes), Subnets: underlay.Subnets()})
 	out := plan.Announce(plan.AnnounceInput{Node: node.Key.Name, Elected: elected, Underlay: underlay, Sources: node.Internal, MTU: p.PodMTU})
 	b.publish(out)
-	lines.show(b.board, b.log, out.Lines)
+	lines.Show(b.board, b.log, out.Lines)
 }
 
 // taken is what belongs to others, whatever a Service's status says.

@@ -101,7 +101,7 @@ func (s *services) run(ctx context.Context) error {
 // follow plans after every change.
 func (s *services) follow(ctx context.Context) error {
 	ports, slices, pods, base := s.ports.Follow(), s.slices.Follow(), s.world.pods.Follow(), s.world.change.subscribe()
-	planner, lines, known := service.NewPlanner(), shown{}, false
+	planner, lines, known := service.NewPlanner(), status.Shown{}, false
 	var later <-chan time.Time
 	for {
 		select {
@@ -133,7 +133,7 @@ func (s *services) follow(ctx context.Context) error {
 		}
 		if p := planner.Update(); p != nil {
 			s.publish(p, planner.Datagrams())
-			lines.show(s.board, s.log, p.Lines)
+			lines.Show(s.board, s.log, p.Lines)
 			s.health.set(p.Health)
 		}
 	}

@@ -42,7 +42,7 @@ type world struct {
 
 	computing sync.Mutex   // held over a whole computation
 	planner   plan.Planner // guarded by computing
-	lines     shown        // guarded by computing: what the last plan put on the board
+	lines     status.Shown // guarded by computing: what the last plan put on the board
 	planned   versions     // guarded by computing: what the last plan was made from
 
 	mu        sync.Mutex
@@ -147,7 +147,7 @@ func (w *world) refresh() error {
 	w.cidrs(local.PodCIDRs)
 	p := w.planner.Plan(in)
 	w.publish(p, settled, missing)
-	w.lines.show(w.board, w.log, p.Lines)
+	w.lines.Show(w.board, w.log, p.Lines)
 	w.change.wake()
 	w.planned = now
 	return nil
@@ -214,29 +214,6 @@ func orphans[K comparable](w *world, spare func(plan.Unreported, K) bool) func()
 		defer w.mu.Unlock()
 		settled, missing := w.settled, w.missing
 		return func(k K) bool { return settled && spare(missing, k) }
-	}
-}
-
-// shown are the lines of a plan on the board. It is used by one goroutine at a time.
-type shown map[status.Key]bool
-
-// show puts the lines of the newest plan there instead.
-func (s *shown) show(board *status.Board, log *slog.Logger, lines []status.Line) {
-	old := *s
-	*s = shown{}
-	for _, l := range lines {
-		if board.Set(l.Key, l.Level, l.Message, l.Remedy) {
-			say := log.Warn
-			if l.Level == status.OK || l.Level == status.Info {
-				say = log.Info
-			}
-			say("plan", "component", l.Component, "object", l.Object, "message", l.Message)
-		}
-		(*s)[l.Key] = true
-		delete(old, l.Key)
-	}
-	for k := range old {
-		board.Clear(k)
 	}
 }
 
