@@ -82,6 +82,7 @@ func (m *Member) Run(ctx context.Context) error {
 	namespaces, slices, claims := m.opt.Namespaces.Follow(), m.opt.Slices.Follow(), m.opt.Claims.Follow()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
+	peers := m.look()
 	for {
 		select {
 		case <-ctx.Done():
@@ -93,6 +94,7 @@ func (m *Member) Run(ctx context.Context) error {
 		case <-slices.C:
 		case <-claims.C:
 		case <-tick.C:
+			peers = m.look()
 		}
 		known := true
 		take(services, &known, m.planner.SetServices)
@@ -107,14 +109,19 @@ func (m *Member) Run(ctx context.Context) error {
 		})
 		take(slices, new(bool), m.planner.SetSlices)
 		take(claims, new(bool), m.planner.SetClaims)
-		peers := m.opt.Peers()
-		m.planner.SetPeers(peers)
-		m.planner.SetNow(uint64(m.opt.Now().UnixMilli()))
 		if !known || !m.opt.Slices.Sources()[kube.Source] {
 			continue // half of what our cluster has would be taken back from the peers
 		}
 		m.put(m.planner.Plan(), peers)
 	}
+}
+
+// look tells the planner who the peers are and what time it is.
+func (m *Member) look() map[string]mcs.Peer {
+	peers := m.opt.Peers()
+	m.planner.SetPeers(peers)
+	m.planner.SetNow(uint64(m.opt.Now().UnixMilli()))
+	return peers
 }
 
 func take[K, V comparable](from *state.Changes[K, V], known *bool, into func(map[K]V, []K)) {
