@@ -2,6 +2,7 @@ package clusterset_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -154,6 +155,21 @@ func (c *cluster) objects() string {
 	return strings.Join(out, "\n")
 }
 
+// versions are those of all objects.
+func (c *cluster) versions() string {
+	var out []string
+	for _, path := range []string{"/apis/multicluster.x-k8s.io/v1beta1/serviceimports", "/apis/multicluster.x-k8s.io/v1beta1/serviceexports", "/api/v1/services", "/apis/discovery.k8s.io/v1/endpointslices"} {
+		body, err := c.client.Discovery().RESTClient().Get().AbsPath(path).SetHeader("Accept", "application/json").Do(c.Context()).Raw()
+		c.must(err)
+		var list metav1.PartialObjectMetadataList
+		c.must(json.Unmarshal(body, &list))
+		for _, o := range list.Items {
+			out = append(out, o.Namespace+"/"+o.Name+" "+o.ResourceVersion)
+		}
+	}
+	return strings.Join(out, "\n")
+}
+
 func (c *cluster) conflict() string {
 	rows, err := c.set.ExportStatuses().List(c.Context())
 	c.must(err)
@@ -176,6 +192,13 @@ func TestMember(t *testing.T) {
 	c.opt.Slices.Replace(peer, map[model.SliceKey]string{backend: slice})
 	const fromEast = "import default/web of east with 1 ports, address true, slices true, ready True, team east\nservice of web\nslice of web in east with 1 endpoints"
 	c.eventually("east exports", fromEast, c.objects)
+
+	// What is as it should be is not written again (invariant R1).
+	before := c.versions()
+	time.Sleep(2 * time.Second) // of several passes
+	if after := c.versions(); after != before {
+		t.Errorf("objects are written though they are as wanted: %s", cmp.Diff(before, after))
+	}
 
 	// What others do to the objects is undone.
 	raw := func(verb, path, body string) {
