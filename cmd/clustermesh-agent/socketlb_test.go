@@ -205,6 +205,12 @@ func TestSocketLBOff(t *testing.T) {
 			t.Errorf("status is %s", got)
 		}
 	})
+	for range 500 { // the kernel takes its time to let go of what is unpinned
+		if f.programs() == 0 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 	if n := f.programs(); n != 0 {
 		t.Errorf("%d programs look at what connects, want none", n)
 	}
