@@ -30,12 +30,19 @@ type Options struct {
 	Namespaces *state.Table[string, model.Namespace]
 	Slices     *state.Table[model.SliceKey, string]  // ours by kube.Source, peers' by Source(peer)
 	Claims     *state.Table[model.ExportKey, string] // exports of peers, by Source(peer)
-	// Peers is who the peers are and how far they can be relied on. It is asked
-	// every second.
-	Peers func() map[string]mcs.Peer
+	// Peers is who the peers are, and whether that is known yet. It is asked every
+	// second, and when Wake is readable.
+	Peers func() (peers map[string]Peer, known bool)
+	Wake  <-chan struct{}
 	Now   func() time.Time
 	Log   *slog.Logger
 	Board *status.Board
+}
+
+// Peer is a peer as far as it can be relied on.
+type Peer struct {
+	mcs.Peer
+	Refused bool // its Peer object can't be used: nothing is to come from it
 }
 
 // Source is the name under which the rows of a peer are claimed.
@@ -78,26 +85,31 @@ func (m *Member) Wire() *state.Table[string, string] { return m.wire }
 
 // Run decides until ctx ends.
 func (m *Member) Run(ctx context.Context) error {
-	services, derived, exports := m.opt.Services.Follow(), m.opt.Derived.Follow(), m.opt.Exports.Follow()
-	namespaces, slices, claims := m.opt.Namespaces.Follow(), m.opt.Slices.Follow(), m.opt.Claims.Follow()
+	ours, derived, exports := m.opt.Services.Follow(), m.opt.Derived.Follow(), m.opt.Exports.Follow()
+	namespaces, backends, claims := m.opt.Namespaces.Follow(), m.opt.Slices.Follow(), m.opt.Claims.Follow()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	peers := m.look()
+	var peers map[string]Peer
+	peersKnown := false
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-services.C:
+		case <-ours.C:
 		case <-derived.C:
 		case <-exports.C:
 		case <-namespaces.C:
-		case <-slices.C:
+		case <-backends.C:
 		case <-claims.C:
+		case <-m.opt.Wake:
+			peers, peersKnown = m.look()
 		case <-tick.C:
-			peers = m.look()
+			peers, peersKnown = m.look()
 		}
-		known := true
-		take(services, &known, m.planner.SetServices)
+		// First: what has been reported by now is among the rows that are taken.
+		reported := sources{m.opt.Claims.Sources(), m.opt.Slices.Sources()}
+		known := peersKnown
+		take(ours, &known, m.planner.SetServices)
 		take(derived, &known, m.planner.SetAddrs)
 		take(exports, &known, m.planner.SetExports)
 		take(namespaces, &known, func(set map[string]model.Namespace, del []string) {
@@ -107,22 +119,29 @@ func (m *Member) Run(ctx context.Context) error {
 			}
 			m.planner.SetNamespaces(names, del)
 		})
-		take(slices, new(bool), m.planner.SetSlices)
+		take(backends, new(bool), m.planner.SetSlices)
 		take(claims, new(bool), m.planner.SetClaims)
-		if !known || !m.opt.Slices.Sources()[kube.Source] {
+		if !known || !reported.slices[kube.Source] {
 			continue // half of what our cluster has would be taken back from the peers
 		}
-		m.put(m.planner.Plan(), peers)
+		m.put(m.planner.Plan(), reported, peers)
 	}
 }
 
 // look tells the planner who the peers are and what time it is.
-func (m *Member) look() map[string]mcs.Peer {
-	peers := m.opt.Peers()
-	m.planner.SetPeers(peers)
+func (m *Member) look() (peers map[string]Peer, known bool) {
+	peers, known = m.opt.Peers()
+	all := make(map[string]mcs.Peer, len(peers))
+	for name, p := range peers {
+		all[name] = p.Peer
+	}
+	m.planner.SetPeers(all)
 	m.planner.SetNow(uint64(m.opt.Now().UnixMilli()))
-	return peers
+	return peers, known
 }
+
+// sources are who claims rows, and whether they have told all they have.
+type sources struct{ claims, slices map[string]bool }
 
 func take[K, V comparable](from *state.Changes[K, V], known *bool, into func(map[K]V, []K)) {
 	set, del, synced := from.Take()
@@ -132,12 +151,11 @@ func take[K, V comparable](from *state.Changes[K, V], known *bool, into func(map
 	}
 }
 
-// waits tells whether one of the peers that count has yet to tell all that it
+// wait tells whether one of the peers that count has yet to tell all that it
 // exports, in this life of the mirror.
-func (m *Member) waits(peers map[string]mcs.Peer, counts func(mcs.Freshness) bool) bool {
-	claims, slices := m.opt.Claims.Sources(), m.opt.Slices.Sources()
+func (s sources) wait(peers map[string]Peer, counts func(mcs.Freshness) bool) bool {
 	for name, p := range peers {
-		if counts(p.Freshness) && (!claims[Source(name)] || !slices[Source(name)]) {
+		if !p.Refused && counts(p.Freshness) && (!s.claims[Source(name)] || !s.slices[Source(name)]) {
 			return true
 		}
 	}
@@ -147,7 +165,7 @@ func (m *Member) waits(peers map[string]mcs.Peer, counts func(mcs.Freshness) boo
 // put makes the tables those of a plan. Peers learn of our Services at once.
 // Objects are those of a life before ours until every peer that is alive has told
 // what it has, and what may be due to one that is silent is not deleted.
-func (m *Member) put(p *mcs.Plan, peers map[string]mcs.Peer) {
+func (m *Member) put(p *mcs.Plan, reported sources, peers map[string]Peer) {
 	m.lines.Show(m.opt.Board, m.opt.Log, m.planner.Lines())
 	if !m.wire.Synced() {
 		m.wire.Replace(source, maps.Clone(p.Wire))
@@ -155,7 +173,7 @@ func (m *Member) put(p *mcs.Plan, peers map[string]mcs.Peer) {
 		update(m.wire, p.Patch.Wire)
 	}
 	switch {
-	case !m.begun && m.waits(peers, func(f mcs.Freshness) bool { return f == mcs.Fresh }):
+	case !m.begun && reported.wait(peers, func(f mcs.Freshness) bool { return f == mcs.Fresh }):
 		return
 	case !m.begun:
 		m.begun = true
@@ -169,7 +187,7 @@ func (m *Member) put(p *mcs.Plan, peers map[string]mcs.Peer) {
 		update(m.services, p.Patch.Services)
 		update(m.slices, p.Patch.Slices)
 	}
-	if !m.imports.Synced() && !m.waits(peers, func(f mcs.Freshness) bool { return f != mcs.Expired }) {
+	if !m.imports.Synced() && !reported.wait(peers, func(f mcs.Freshness) bool { return f != mcs.Expired }) {
 		m.statuses.Replace(source, maps.Clone(p.Exports))
 		m.imports.Replace(source, maps.Clone(p.Imports))
 		m.services.Replace(source, maps.Clone(p.Services))
@@ -186,6 +204,9 @@ func (m *Member) RunObjects(ctx context.Context, set *kube.ClusterSet, opt recon
 	if err := set.Wait(ctx, m.opt.Log, func() {}); err != nil {
 		return err
 	}
+	if err := listed(ctx, set.Imports()); err != nil { // so that owners are known
+		return err
+	}
 	missed := missed{m.opt.Derived, m.services}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return loop(ctx, "service-imports", imports{set.Imports(), missed}, m.imports, opt) })
@@ -193,7 +214,9 @@ func (m *Member) RunObjects(ctx context.Context, set *kube.ClusterSet, opt recon
 	g.Go(func() error {
 		return loop(ctx, "clusterset-services", services{set.DerivedServices(), missed}, m.services, opt)
 	})
-	g.Go(func() error { return loop(ctx, "clusterset-slices", set.DerivedSlices(), m.slices, opt) })
+	g.Go(func() error {
+		return loop(ctx, "clusterset-slices", slices{set.DerivedSlices(), missed}, m.slices, opt)
+	})
 	return g.Wait()
 }
 
@@ -205,6 +228,24 @@ type imports struct {
 type services struct {
 	kube.DerivedServiceTarget
 	missed
+}
+
+type slices struct {
+	kube.DerivedSliceTarget
+	missed
+}
+
+// listed waits until a target has been listed.
+func listed(ctx context.Context, t kube.ImportTarget) error {
+	for {
+		if _, err := t.List(ctx); err == nil || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 // missed tells at once when derived Services, which have the addresses of imports,

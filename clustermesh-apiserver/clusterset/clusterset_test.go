@@ -44,6 +44,14 @@ type cluster struct {
 	opt    clusterset.Options
 	member *clusterset.Member
 	east   atomic.Uint32 // an mcs.Freshness
+	hidden atomic.Bool   // nobody knows yet who the peers are
+}
+
+func (c *cluster) peers() (map[string]clusterset.Peer, bool) {
+	if c.hidden.Load() {
+		return nil, false
+	}
+	return map[string]clusterset.Peer{"east": {Peer: mcs.Peer{Freshness: mcs.Freshness(c.east.Load())}}, "broken": {Refused: true}}, true
 }
 
 func newCluster(t *testing.T) *cluster {
@@ -81,9 +89,7 @@ func (c *cluster) start() (stop func()) {
 		Base:     mcs.Base{Cluster: "west"},
 		Services: state.New[model.ServiceKey, mcs.Service](), Derived: state.New[model.ServiceKey, mcs.DerivedAddrs](), Exports: state.New[model.ServiceKey, mcs.Export](),
 		Namespaces: state.New[string, model.Namespace](), Slices: state.New[model.SliceKey, string](), Claims: state.New[model.ExportKey, string](),
-		Peers: func() map[string]mcs.Peer {
-			return map[string]mcs.Peer{"east": {Freshness: mcs.Freshness(c.east.Load())}}
-		}, Now: time.Now, Log: quiet, Board: status.NewBoard(time.Now),
+		Peers: c.peers, Now: time.Now, Log: quiet, Board: status.NewBoard(time.Now),
 	}
 	balanced := state.New[lbpool.Key, lbpool.Service]()
 	c.member = clusterset.New(c.opt)
@@ -237,8 +243,11 @@ func TestMember(t *testing.T) {
 
 	// One that starts anew changes nothing before the peer has told what it has, and
 	// takes nothing away even if it is silent.
+	c.hidden.Store(true)
 	stop = c.start()
 	time.Sleep(2 * time.Second) // of several passes
+	c.hidden.Store(false)
+	time.Sleep(2 * time.Second)
 	brief := func() string { return strings.SplitN(c.objects(), ",", 2)[0] }
 	if got := brief(); got != "import default/web of east west with 2 ports" {
 		t.Errorf("after a restart: %s", got)

@@ -26,7 +26,7 @@ func (s *server) newMember() *clusterset.Member {
 	return clusterset.New(clusterset.Options{
 		Base:     mcs.Base{Cluster: s.cfg.Cluster.Name, Families: serviceFamilies(s.cfg.Cluster.ServiceCIDRs), PodCIDRs: s.cfg.Cluster.PodCIDRs},
 		Services: t.services, Derived: t.derived, Exports: t.exports, Namespaces: t.namespaces, Slices: t.slices, Claims: t.claims,
-		Peers: s.members, Now: time.Now, Log: s.log, Board: s.board,
+		Peers: s.members, Wake: t.peers.Subscribe(), Now: time.Now, Log: s.log, Board: s.board,
 	})
 }
 
@@ -44,13 +44,15 @@ func serviceFamilies(cidrs []netip.Prefix) (out []string) {
 	return out
 }
 
-// members is who the other clusters are. The silence of one that has not been
-// heard of begins with us.
-func (s *server) members() map[string]mcs.Peer {
-	beats, out := s.peers.Beats(), map[string]mcs.Peer{}
-	for name, row := range s.tables.peers.Rows() {
-		spec := row.Spec()
-		p := mcs.Peer{Export: strings.Join(spec.Export.Namespaces, " ")}
+// members is who the other clusters are, and whether that is known. Silence begins
+// when we began to listen; a replica that does not, for another one fills the
+// external etcd, takes all for alive.
+func (s *server) members() (map[string]clusterset.Peer, bool) {
+	rows, known := s.tables.peers.Snapshot()
+	beats, out := s.peers.Beats(), make(map[string]clusterset.Peer, len(rows))
+	for name, row := range rows {
+		spec, beat := row.Spec(), beats[name]
+		p := clusterset.Peer{Peer: mcs.Peer{Export: strings.Join(spec.Export.Namespaces, " ")}, Refused: beat.Refused}
 		stale, expire := mesh.StaleAfter, expireAfter
 		if spec.StaleAfter != nil {
 			stale = spec.StaleAfter.Duration
@@ -58,11 +60,8 @@ func (s *server) members() map[string]mcs.Peer {
 		if spec.ExpireAfter != nil {
 			expire = spec.ExpireAfter.Duration
 		}
-		heard := beats[name]
-		if heard.Before(s.started) {
-			heard = s.started
-		}
-		switch silent := time.Since(heard); {
+		switch silent := time.Since(beat.At); {
+		case beat.At.IsZero():
 		case expire > 0 && silent > expire:
 			p.Freshness = mcs.Expired
 		case silent > stale:
@@ -70,7 +69,7 @@ func (s *server) members() map[string]mcs.Peer {
 		}
 		out[name] = p
 	}
-	return out
+	return out, known
 }
 
 // readMirror follows what the mirror has of the peers' Services, as our agents do:

@@ -51,7 +51,7 @@ func putImport(o *mcsv1beta1.ServiceImport, k model.ServiceKey, row mcs.Import) 
 	if row.Slices {
 		o.Status.EndpointSliceObjects = mcsv1beta1.EndpointSliceObjectsPresent
 	}
-	setCondition(&o.Status.Conditions, row.Ready, o.Generation)
+	setCondition(&o.Status.Conditions, row.Ready)
 	now, before := importRow(o), importRow(was)
 	spec = was.UID == "" || now.Spec != before.Spec || now.IPs != before.IPs || was.Labels[managedBy] != mcs.Manager
 	now.Spec, now.IPs, before.Spec, before.IPs = "", "", "", ""
@@ -175,7 +175,9 @@ func derivedSliceRow(s *discoveryv1.EndpointSlice) mcs.DerivedSlice {
 	return mcs.DerivedSlice{Import: s.Labels[mcs.LabelServiceName], Source: s.Labels[mcs.LabelSourceCluster], Slice: string(x.Encode())}
 }
 
-func setCondition(list *[]metav1.Condition, c mcs.Condition, generation int64) (changed bool) {
+// setCondition does not say which generation it is about: it follows from the
+// objects of other clusters as well, and is written before and after the spec.
+func setCondition(list *[]metav1.Condition, c mcs.Condition) (changed bool) {
 	if c == (mcs.Condition{}) {
 		return false
 	}
@@ -183,7 +185,7 @@ func setCondition(list *[]metav1.Condition, c mcs.Condition, generation int64) (
 		return false
 	}
 	next := metav1.Condition{Type: c.Type, Status: metav1.ConditionStatus(c.Status), Reason: c.Reason, Message: c.Message,
-		ObservedGeneration: generation, LastTransitionTime: metav1.Now()}
+		LastTransitionTime: metav1.Now()}
 	for i, old := range *list {
 		if old.Type == c.Type {
 			if old.Status == next.Status {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -90,6 +91,23 @@ func (s *ClusterSet) owner(namespace, name string) (metav1.OwnerReference, error
 	return metav1.OwnerReference{APIVersion: mcsv1beta1.GroupVersion.String(), Kind: mcsv1beta1.ServiceImportKindName, Name: name, UID: uid}, nil
 }
 
+// ownerWait is how long something derived waits for its import, which is wanted at
+// the same time and written by another loop.
+const ownerWait = 2 * time.Second
+
+func (s *ClusterSet) awaitOwner(ctx context.Context, namespace, name string) (owner metav1.OwnerReference, err error) {
+	for until := time.Now().Add(ownerWait); ; {
+		if owner, err = s.owner(namespace, name); err == nil || time.Now().After(until) {
+			return owner, err
+		}
+		select {
+		case <-ctx.Done():
+			return owner, err
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
 // Imports is the target of ServiceImports.
 func (s *ClusterSet) Imports() ImportTarget { return ImportTarget{s} }
 
@@ -98,15 +116,20 @@ type ImportTarget struct{ s *ClusterSet }
 
 // List implements reconcile.Target.
 func (t ImportTarget) List(ctx context.Context) (map[model.ServiceKey]mcs.Import, error) {
-	out := map[model.ServiceKey]mcs.Import{}
-	return out, eachPage(ctx, "ServiceImports", ManagedByUs, t.s.imports(metav1.NamespaceAll).List, func(l *mcsv1beta1.ServiceImportList) {
+	out, owners := map[model.ServiceKey]mcs.Import{}, map[model.ServiceKey]types.UID{}
+	err := eachPage(ctx, "ServiceImports", ManagedByUs, t.s.imports(metav1.NamespaceAll).List, func(l *mcsv1beta1.ServiceImportList) {
 		for i := range l.Items {
 			o := &l.Items[i]
 			k := model.ServiceKey{Namespace: o.Namespace, Name: o.Name}
-			out[k] = importRow(o)
-			t.s.own(k, o.UID)
+			out[k], owners[k] = importRow(o), o.UID
 		}
 	})
+	if err == nil {
+		t.s.mu.Lock()
+		t.s.owners = owners // without those that others have deleted
+		t.s.mu.Unlock()
+	}
+	return out, err
 }
 
 // Apply implements reconcile.Target.
@@ -184,7 +207,7 @@ func (t ExportStatusTarget) put(ctx context.Context, k model.ServiceKey, row mcs
 	}
 	changed := false
 	for _, c := range []mcs.Condition{row.Valid, row.Ready, row.Conflict} {
-		changed = setCondition(&o.Status.Conditions, c, o.Generation) || changed
+		changed = setCondition(&o.Status.Conditions, c) || changed
 	}
 	if row.Conflict == (mcs.Condition{}) {
 		changed = dropCondition(&o.Status.Conditions, mcs.TypeConflict) || changed
@@ -221,7 +244,7 @@ func (t DerivedServiceTarget) List(ctx context.Context) (map[model.ServiceKey]mc
 // Apply implements reconcile.Target.
 func (t DerivedServiceTarget) Apply(ctx context.Context, set map[model.ServiceKey]mcs.DerivedService, del []model.ServiceKey) map[model.ServiceKey]error {
 	return apply(ctx, set, del, func(ctx context.Context, k model.ServiceKey, row mcs.DerivedService) error {
-		owner, err := t.s.owner(k.Namespace, row.Import)
+		owner, err := t.s.awaitOwner(ctx, k.Namespace, row.Import)
 		if err != nil {
 			return err
 		}
@@ -260,7 +283,7 @@ func (t DerivedSliceTarget) List(ctx context.Context) (map[model.ServiceKey]mcs.
 // Apply implements reconcile.Target.
 func (t DerivedSliceTarget) Apply(ctx context.Context, set map[model.ServiceKey]mcs.DerivedSlice, del []model.ServiceKey) map[model.ServiceKey]error {
 	return apply(ctx, set, del, func(ctx context.Context, k model.ServiceKey, row mcs.DerivedSlice) error {
-		owner, err := t.s.owner(k.Namespace, row.Import)
+		owner, err := t.s.awaitOwner(ctx, k.Namespace, row.Import)
 		if err != nil {
 			return err
 		}

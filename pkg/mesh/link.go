@@ -31,6 +31,7 @@ type link struct {
 	admission *Admission
 	reader    *kvstore.Reader
 	again     chan struct{} // a list is asked for
+	began     time.Time     // to listen, by our clock
 
 	stop context.CancelFunc
 	done chan struct{} // closed when run has returned
@@ -56,7 +57,7 @@ const (
 )
 
 func newLink(r *Rules, opt *Options, claims *Claims, gate *kvstore.Gate) *link {
-	l := &link{rules: r, prefix: wire.MirrorPrefix(opt.Own.Cluster, r.Peer), opt: opt, claims: claims, log: opt.Log.With("peer", r.Peer),
+	l := &link{rules: r, prefix: wire.MirrorPrefix(opt.Own.Cluster, r.Peer), opt: opt, claims: claims, began: opt.Now(), log: opt.Log.With("peer", r.Peer),
 		again: make(chan struct{}, 1), done: make(chan struct{}), marked: map[wire.Kind]bool{}, stale: true}
 	l.admission = NewAdmission(r, claims, l.relist, mirrorStore{l})
 	sink := &peerSink{link: l, CopySink: kvstore.NewCopySink(opt.Store, l.prefix, kvstore.CopyOptions{

@@ -48,16 +48,31 @@ func (s *Set) States(ctx context.Context) []State {
 	return out
 }
 
-// Beats is when each peer with a link was heard of last; zero: never.
-func (s *Set) Beats() map[string]time.Time {
+// Beat is when a peer was heard of last.
+type Beat struct {
+	At      time.Time // at the earliest when we began to listen
+	Refused bool      // its Peer object can't be used: nobody listens
+}
+
+// Beats are those of the peers that have been looked at.
+func (s *Set) Beats() map[string]Beat {
 	s.mu.Lock()
-	links := maps.Clone(s.links)
+	verdicts, links := s.verdicts, maps.Clone(s.links)
 	s.mu.Unlock()
-	out := make(map[string]time.Time, len(links))
+	out := make(map[string]Beat, len(verdicts))
+	for name, v := range verdicts {
+		if !v.Usable() {
+			out[name] = Beat{Refused: true}
+		}
+	}
 	for name, l := range links {
 		l.mu.Lock()
-		out[name] = l.beatAt
+		b := Beat{At: l.beatAt}
 		l.mu.Unlock()
+		if b.At.Before(l.began) {
+			b.At = l.began
+		}
+		out[name] = b
 	}
 	return out
 }
