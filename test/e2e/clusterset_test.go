@@ -25,6 +25,7 @@ func TestClusterSet(t *testing.T) {
 	s := &setSuite{serviceSuite{m: m}, pods[0], pods[1]}
 	t.Run("one cluster exports", s.one)
 	t.Run("both export", s.both)
+	t.Run("restarts", s.restarts)
 	t.Run("kube-proxy kept", s.kept)
 	t.Run("conflict", s.conflict)
 	t.Run("external name", s.externalName)
@@ -151,6 +152,31 @@ func (s *setSuite) both(t *testing.T) {
 	s.check(t, s.east, to, want{[]fixture.Pod{s.east}, sources})
 	s.kubectl(t, "west", "patch", "service", "web", "--type=merge", "-p", `{"spec":{"selector":{"app":"probe"}}}`)
 	s.check(t, s.east, to, want{[]fixture.Pod{s.west, s.east}, sources})
+}
+
+// restarts: an API server that starts anew leaves everything as it was, address
+// included, and what somebody deletes is back.
+func (s *setSuite) restarts(t *testing.T) {
+	before := s.imported(t, "west", "web", "ClusterSetIP", "east", "west")
+	uid := s.kubectl(t, "west", "get", "serviceimport", "web", "-o", "jsonpath={.metadata.uid}")
+	killAndWait(t, node(t, s.m, s.west.Node), "clustermesh-apiserver", func() error { return nil })
+	time.Sleep(5 * time.Second) // it has read Kubernetes by then
+	after := s.imported(t, "west", "web", "ClusterSetIP", "east", "west")
+	if now := s.kubectl(t, "west", "get", "serviceimport", "web", "-o", "jsonpath={.metadata.uid}"); now != uid || !slices.Equal(before.Spec.IPs, after.Spec.IPs) {
+		t.Errorf("after a restart the import is %s with %v, was %s with %v", now, after.Spec.IPs, uid, before.Spec.IPs)
+	}
+	sources := append(s.node(t, s.west), s.west.IPs.V4)
+	s.check(t, s.west, net.JoinHostPort(after.Spec.IPs[0].String(), "80"), want{[]fixture.Pod{s.west, s.east}, sources})
+	s.kubectl(t, "west", "delete", "serviceimport", "web")
+	again := s.imported(t, "west", "web", "ClusterSetIP", "east", "west")
+	eventually(t, 20*time.Second, func() error { // Kubernetes deletes what the old one owned
+		again = s.imported(t, "west", "web", "ClusterSetIP", "east", "west")
+		got, err := s.m.Tally(t.Context(), s.west, net.JoinHostPort(again.Spec.IPs[0].String(), "80"), "--count", "20")
+		if err == nil && (len(got.Errors) > 0 || len(got.Pods) != 2) {
+			err = fmt.Errorf("%+v", got)
+		}
+		return err
+	})
 }
 
 // kept: kube-proxy reaches the backends of other clusters as well.
