@@ -39,8 +39,13 @@ type ClusterSet struct {
 	owners map[model.ServiceKey]types.UID // guarded by mu: of ServiceImports
 }
 
-// NewClusterSet makes the client. It does not connect yet.
+// NewClusterSet makes the client. It does not connect yet. Its requests have a rate
+// limit of their own: peers cause them, and must not hold up the leader's Lease.
 func (c *Client) NewClusterSet() (*ClusterSet, error) {
+	c, err := New(c.Config, "clustermesh-clusterset", c.Namespace)
+	if err != nil {
+		return nil, err
+	}
 	scheme := runtime.NewScheme()
 	if err := mcsv1beta1.Install(scheme); err != nil {
 		return nil, fmt.Errorf("register %v: %w", mcsv1beta1.GroupVersion, err)
